@@ -1,0 +1,114 @@
+"""The two ports behind which an engine stands; the store, which has one engine, is `citylab.adapters.postgres`.
+
+An adapter promises what the docstrings here say, and translates its engine's errors to `citylab.errors`.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol, Self
+
+from citylab.model import Batch, Message, NewEvent, Position, Topic
+
+START = Position(0, b"")
+
+
+class EventLog(Protocol):
+    """Durable, partitioned, append-only record of what arrived. Kafka in production, SQLite on a laptop.
+
+    Opened with `async with`. A position's fingerprint is the first 8 bytes of SHA-256 over the event before it:
+    offset and timestamp (µs) as signed 64-bit big-endian, the key's length as unsigned 32-bit big-endian, the key in UTF-8,
+    the value. At offset 0 it is empty.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Connect; make the topics that are missing. Raises `Unavailable`."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Finish what was accepted and disconnect."""
+        ...
+
+    async def append(self, topic: Topic, events: Sequence[NewEvent]) -> None:
+        """Return once every event is durable; on error none, some or all may be, and appending again is safe.
+
+        Events with the same key go to the same partition and keep their order. Raises `Unavailable`.
+        """
+        ...
+
+    async def partitions(self, topic: Topic) -> Sequence[int]:
+        """The topic's partitions."""
+        ...
+
+    async def ends(self, topic: Topic) -> Mapping[int, int]:
+        """For each partition the offset that the next event will have."""
+        ...
+
+    def read(
+        self, topic: Topic, start: Mapping[int, Position], *, most: int = 1_000, most_bytes: int = 4 << 20
+    ) -> AsyncIterator[Batch]:
+        """Yield batches of the partitions named in `start`, from those positions on, until cancelled.
+
+        Waits for new events. A batch holds at most `most` events and about `most_bytes`. At offset 0 with no
+        fingerprint the log's start is meant, wherever it is. Raises `PositionLost` when a start lies outside the
+        log or its fingerprint differs, `Unavailable` when the log goes away.
+        """
+        ...
+
+    async def tail(self, topic: Topic) -> Mapping[int, Position]:
+        """The position after the newest event of each partition, for a reader that wants only what comes."""
+        ...
+
+    async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
+        """Where a reader that keeps its place in the log's consumer group stands; partitions without one are left out."""
+        ...
+
+    async def commit(self, group: str, topic: Topic, positions: Mapping[int, Position]) -> None:
+        """Keep a consumer group's place. Commit after handling."""
+        ...
+
+
+class BrokerConnection(Protocol):
+    """One MQTT 3.1.1 connection, opened with `async with`, that reconnects by itself until it is closed."""
+
+    async def __aenter__(self) -> Self:
+        """Start connecting; return at once. What the connection is doing is in `connected`."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Send what is in the socket's buffer, DISCONNECT, close."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the connection and the subscriptions."""
+        ...
+
+    async def wait_connected(self) -> int:
+        """Return the number of this connection (1, 2, ...) once connected, at once if it is."""
+        ...
+
+    async def wait_disconnected(self) -> str:
+        """Return why, once the connection is gone, at once if it is."""
+        ...
+
+    def reconnect(self, why: str) -> None:
+        """Drop the connection and open it anew, for example because no PUBACK comes."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int | None:
+        """Hand a message to the connection; return its packet number, or None when there is no connection.
+
+        A QoS 1 message whose connection ends before its PUBACK is forgotten: the caller sends it again.
+        """
+        ...
+
+    async def pubacks(self) -> list[int]:
+        """Wait for PUBACKs; return the packet numbers acknowledged since the last call. [] after a disconnect."""
+        ...
+
+    async def messages(self, *, most: int = 1_000, linger: float = 0.0) -> list[Message]:
+        """Wait for messages; return up to `most` in order of receipt, after at most `linger` seconds more.
+
+        Their PUBACKs leave in the order of receipt whatever the order of `ack()` calls is. After a reconnect,
+        `ack()` of an older message does nothing: the broker sends the message again.
+        """
+        ...
