@@ -1,0 +1,68 @@
+"""ISO 8601 in and out, as whole microseconds since the epoch (`Micros`)."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+from citylab.model import DAY, HOUR, MINUTE, SECOND, Micros
+
+_INSTANT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(?:([Zz])|([+\- ])(\d\d):?(\d\d)?)",
+    re.ASCII,
+)
+_DURATION = re.compile(
+    r"P(?:(\d+(?:\.\d+)?)W|(?:(\d+(?:\.\d+)?)D)?(?:T(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?)",
+    re.ASCII,
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now() -> Micros:
+    """The wall clock. Services take it as an argument named `clock`; this is its default."""
+    return time.time_ns() // 1_000
+
+
+def parse_instant(text: str) -> Micros:
+    """Read an ISO 8601 date and time with an offset; seconds may be absent, fractions beyond µs are cut.
+
+    A space stands for `T`, and for the `+` that an unencoded URL loses. Raises ValueError with what was wrong.
+    """
+    match = _INSTANT.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"{text!r} is no ISO 8601 date and time with an offset, such as 2026-05-01T07:00:00Z"
+        )
+    year, month, day, hour, minute, second, fraction, zulu, sign, hours, minutes = match.groups()
+    zone: timezone = UTC
+    if not zulu:
+        offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
+        zone = timezone(-offset if sign == "-" else offset)
+    micro = int((fraction or "0").ljust(6, "0")[:6])
+    try:
+        moment = datetime(
+            int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=zone
+        )
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    return (moment - _EPOCH) // timedelta(microseconds=1) + micro
+
+
+def format_instant(micros: Micros) -> str:
+    """Write UTC with `Z`; no fraction when it is zero, else as many digits as it needs."""
+    seconds, fraction = divmod(micros, SECOND)
+    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    if text.index("-") < 4:  # glibc writes years before 1000 without their zeros
+        text = text.rjust(19, "0")
+    return f"{text}.{fraction:06d}".rstrip("0") + "Z" if fraction else f"{text}Z"
+
+
+def parse_duration(text: str) -> Micros:
+    """Read an ISO 8601 duration of weeks, days, hours, minutes and seconds. Months and years have no fixed length.
+
+    Raises ValueError.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is no ISO 8601 duration of fixed length, such as PT1H or PT10S")
+    weeks, days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return round(weeks * 7 * DAY + days * DAY + hours * HOUR + minutes * MINUTE + seconds * SECOND)
