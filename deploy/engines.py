@@ -1,0 +1,850 @@
+#!/usr/bin/env python3
+"""Install and run the real engines (Mosquitto, Kafka, TimescaleDB) natively on Debian, without Docker.
+
+Uses the standard library alone, so that it works before Citylab itself is installed. Everything lies in one
+folder that clones share, listens on loopback only, and is found through `DIR/engines.env`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+KAFKA_VERSION = "4.4.0"
+SCALA_VERSION = "2.13"  # of the broker's jar; Kafka 4 knows no other
+SLF4J_VERSION = "1.7.36"  # what this Kafka's loggers are written against
+MAVEN_DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
+JAVA_MINIMUM = 17  # Kafka 4's broker
+JAVA_PACKAGE = {"12": "openjdk-17-jre-headless", "13": "openjdk-21-jre-headless"}
+POSTGRES_VERSION = "17"
+POSTGRES_PACKAGES = (f"postgresql-{POSTGRES_VERSION}", f"postgresql-{POSTGRES_VERSION}-timescaledb")
+POSTGRES_SUITE = "trixie"  # the first Debian release with TimescaleDB for PostgreSQL 17
+
+MIB = 1024 * 1024
+MAX_MESSAGE_BYTES = 16 * MIB  # a batch of packs, far above the largest one
+
+MOSQUITTO_SETTINGS: dict[str, str] = {
+    "allow_anonymous": "true",
+    "persistence": "false",  # its copy on disk is written only now and then: it would promise what it cannot keep
+    "max_inflight_messages": "1000",  # the default of 20 throttles the bridge
+    "max_queued_messages": "0",  # unlimited: a full queue drops what was already acknowledged ...
+    "memory_limit": str(4096 * MIB),  # ... so this is what protects the machine
+    "max_packet_size": str(MIB),  # a larger one disconnects; message_size_limit would drop it in silence
+    "set_tcp_nodelay": "true",
+}
+
+KAFKA_HEAP = "-Xmx512m"
+KAFKA_SETTINGS: dict[str, str] = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "auto.create.topics.enable": "false",  # a mistyped topic is an error, not a new topic
+    "message.max.bytes": str(MAX_MESSAGE_BYTES),
+    "replica.fetch.max.bytes": str(MAX_MESSAGE_BYTES),
+    "group.initial.rebalance.delay.ms": "0",
+    "log.retention.check.interval.ms": "10000",  # short retentions take effect within a test's patience
+    "offsets.topic.num.partitions": "1",  # fewer internal partitions start faster
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+}
+
+# For two cores and 24 GB that the engines share with Citylab itself.
+POSTGRES_SETTINGS: dict[str, str] = {
+    "shared_preload_libraries": "timescaledb",
+    "timescaledb.telemetry_level": "off",
+    "timescaledb.max_background_workers": "8",
+    "max_worker_processes": "24",  # TimescaleDB's, one launcher, parallel queries and some to spare
+    "max_connections": "200",
+    "shared_buffers": "1GB",
+    "work_mem": "32MB",
+    "wal_compression": "lz4",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "synchronous_commit": "on",  # an acknowledged pack survives a power cut
+    "random_page_cost": "1.1",
+    "jit": "off",
+    "password_encryption": "scram-sha-256",
+}
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+LOG_LINES_QUOTED = 15
+
+
+class Problem(Exception):
+    """Something a person must put right; the message says what and how."""
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; standard output stays for what programs read."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+def debian_release() -> str:
+    """Return "12" or "13", or "" on anything else."""
+    with contextlib.suppress(OSError):
+        fields = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+        release = fields.get("VERSION_ID", "").strip('"')
+        if fields.get("ID", "").strip('"') == "debian" and release in JAVA_PACKAGE:
+            return release
+    return ""
+
+
+def last_lines(log: Path) -> str:
+    """Quote the end of a log, indented."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join(f"    {line}" for line in lines[-LOG_LINES_QUOTED:]) or "    (nothing logged)"
+
+
+def run(argv: Sequence[str], log: Path, what: str) -> None:
+    """Run a program to its end with its output in `log`; on failure raise with the last lines."""
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as out:
+        out.write(f"\n$ {' '.join(argv)}\n")
+        out.flush()
+        try:
+            code = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, check=False).returncode
+        except OSError as error:
+            raise Problem(f"{what}: {argv[0]} cannot be run: {error.strerror}") from error
+    if code != 0:
+        raise Problem(f"{what} failed (code {code}). The end of {log}:\n{last_lines(log)}")
+
+
+def package_installed(package: str) -> bool:
+    """Tell whether dpkg holds the package complete, not merely unpacked."""
+    try:
+        query = subprocess.run(
+            ["dpkg-query", "-W", "-f=${db:Status-Status}", package], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return False
+    return query.stdout == "installed"
+
+
+def apt_install(packages: Sequence[str], log: Path) -> None:
+    """Install Debian packages without starting any service they bring."""
+    wanted = [package for package in packages if not package_installed(package)]
+    if not wanted:
+        return
+    names = " ".join(wanted)
+    if not shutil.which("apt-get"):
+        raise Problem(f"this needs Debian's packages {names}, and there is no apt-get here")
+    if os.geteuid() != 0:
+        raise Problem(f"this needs root once, for: apt-get install --no-install-recommends {names}")
+    apt = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    install = [*apt, "install", "--no-install-recommends", *wanted]
+    with services_held_back(log.parent):
+        try:
+            run(install, log, f"installing {names}")
+        except Problem:  # package lists missing or old, or dpkg interrupted earlier
+            run([*apt, "update"], log, "apt-get update (is there a network?)")
+            run(["dpkg", "--configure", "-a"], log, "finishing an interrupted dpkg")
+            run(install, log, f"installing {names}")
+
+
+@contextlib.contextmanager
+def services_held_back(log_dir: Path) -> Iterator[None]:
+    """Forbid packages to start services while they are installed, by Debian's own means (policy-rc.d)."""
+    del log_dir
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = "#!/bin/sh\n# made by citylab's deploy/engines.py for the time of an installation\nexit 101\n"
+    # One that somebody else put there stays: containers have one that forbids all starts already.
+    if policy.exists() and policy.read_text() != ours:
+        yield
+        return
+    policy.write_text(ours)
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+def disable_service(name: str, log: Path) -> None:
+    """Keep a service that we brought from starting, now or at the next boot."""
+    if Path("/run/systemd/system").exists():
+        run(["systemctl", "disable", "--now", name], log, f"disabling Debian's own {name} service")
+    elif shutil.which("update-rc.d"):
+        run(["update-rc.d", name, "disable"], log, f"disabling Debian's own {name} service")
+
+
+def debian_mirror(log: Path) -> str:
+    """Return the address that this machine's own apt takes Debian's main packages from."""
+
+    def sources() -> list[str]:
+        query = ["apt-get", "indextargets", "--format", "$(LABEL)|$(COMPONENT)|$(REPO_URI)", "Created-By: Packages"]
+        return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+
+    lines = sources()
+    if not any(line.startswith("Debian|main|") for line in lines):
+        run(["apt-get", "update"], log, "apt-get update (is there a network?)")
+        lines = sources()
+    for line in lines:
+        label, component, address = line.split("|", 2)
+        if (label, component) == ("Debian", "main"):
+            return address
+    raise Problem("apt knows no source of Debian's main packages; see /etc/apt/sources.list.d")
+
+
+def free_port(preferred: int | None = None) -> int:
+    """Return a loopback port nobody listens on: the preferred one if possible.
+
+    Below the range the system gives to outgoing connections, so that none takes it before the engine does.
+    """
+    candidates = [preferred] if preferred else []
+    for port in [*candidates, *random.sample(range(20_000, 32_000), 100)]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise Problem("no free port found on 127.0.0.1 between 20000 and 32000")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:  # noqa: PTH123
+        out.write(text)
+    draft.replace(path)
+
+
+@contextlib.contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Let one run at a time change this folder; the kernel frees the lock even after a kill -9."""
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is at work in {home}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that this script started. Pid, start time and boot together are never reused."""
+
+    pid: int
+    start_time: str  # clock ticks since boot, as in /proc/PID/stat
+    boot: str
+    port: int
+
+    @classmethod
+    def of(cls, pid: int, port: int) -> Started:
+        """Remember a process that was just started."""
+        return cls(pid, process_start_time(pid), boot_id(), port)
+
+    def alive(self) -> bool:
+        """Tell whether exactly this process still runs."""
+        return bool(self.start_time) and self.boot == boot_id() and process_start_time(self.pid) == self.start_time
+
+    def end(self, graceful: signal.Signals) -> None:
+        """Ask it to stop and wait; kill its whole session if it does not."""
+        for kind in (graceful, signal.SIGKILL):
+            if not self.alive():
+                return
+            with contextlib.suppress(ProcessLookupError):
+                if kind is signal.SIGKILL:
+                    os.killpg(self.pid, kind)
+                else:
+                    os.kill(self.pid, kind)
+            deadline = time.monotonic() + STOP_SECONDS
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        if self.alive():
+            raise Problem(f"process {self.pid} does not end, not even when killed")
+
+
+def process_start_time(pid: int) -> str:
+    """Return field 22 of /proc/PID/stat, or "" when the process is gone or a zombie."""
+    with contextlib.suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else fields[18]
+    return ""
+
+
+def boot_id() -> str:
+    """Return what is different after each boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+# --- the engines ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """One engine in `home`: how it is installed, started and asked whether it answers."""
+
+    home: Path
+    name: ClassVar[str]
+    title: ClassVar[str]
+    variable: ClassVar[str]
+    graceful: ClassVar[signal.Signals] = signal.SIGTERM
+
+    @property
+    def log(self) -> Path:
+        """Where the engine writes."""
+        return self.home / "logs" / f"{self.name}.log"
+
+    @property
+    def data(self) -> Path:
+        """Where the engine keeps what must outlive a restart."""
+        return self.home / "data" / self.name
+
+    @abstractmethod
+    def missing(self) -> str:
+        """Say what is not installed; "" when the engine can start."""
+
+    @abstractmethod
+    def install(self, log: Path) -> None:
+        """Install what is missing. An interrupted installation is no installation: doing it again repairs it."""
+
+    @abstractmethod
+    def prepare(self, port: int) -> list[str]:
+        """Write settings and first data; return the command that runs the engine in the foreground."""
+
+    @abstractmethod
+    def answers(self, port: int) -> bool:
+        """Ask the engine something real. May raise OSError while it is not there yet."""
+
+    def settle(self, port: int) -> None:
+        """Do what needs the running engine before others may use it."""
+
+    @abstractmethod
+    def url(self, port: int) -> str:
+        """Return the address that Citylab's setting takes."""
+
+
+class Mosquitto(Engine):
+    """Debian's Mosquitto on a port of ours."""
+
+    name = "mosquitto"
+    title = "Mosquitto"
+    variable = "CITYLAB_BROKER_URL"
+
+    def missing(self) -> str:
+        return "" if shutil.which("mosquitto", path=SYSTEM_PATH) else "no mosquitto program"
+
+    def install(self, log: Path) -> None:
+        brought_by_us = not package_installed("mosquitto")
+        apt_install(["mosquitto"], log)
+        if brought_by_us:
+            disable_service("mosquitto", log)
+
+    def prepare(self, port: int) -> list[str]:
+        lines = [f"listener {port} 127.0.0.1", *(f"{key} {value}" for key, value in MOSQUITTO_SETTINGS.items())]
+        self.data.mkdir(parents=True, exist_ok=True)
+        config = self.data / "mosquitto.conf"
+        config.write_text("\n".join([*lines, "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S", ""]))
+        return [shutil.which("mosquitto", path=SYSTEM_PATH) or "mosquitto", "-c", str(config)]
+
+    def answers(self, port: int) -> bool:
+        """MQTT 3.1.1, 3.1 and 3.2: a CONNECT with a clean session is answered by CONNACK with code 0."""
+        client = b"citylab-engines"
+        body = b"\x00\x04MQTT\x04\x02\x00\x0a" + struct.pack(">H", len(client)) + client
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
+            link.sendall(bytes([0x10, len(body)]) + body)
+            answer = receive(link, 4)
+            link.sendall(b"\xe0\x00")  # DISCONNECT
+        return answer == b"\x20\x02\x00\x00"
+
+    def url(self, port: int) -> str:
+        return f"mqtt://127.0.0.1:{port}"
+
+
+class Kafka(Engine):
+    """Apache Kafka from its Maven artifacts: one node that is broker and controller."""
+
+    name = "kafka"
+    title = f"Apache Kafka {KAFKA_VERSION}"
+    variable = "CITYLAB_LOG_URL"
+
+    @property
+    def libs(self) -> Path:
+        """The broker's jars. The folder is there only when it is complete."""
+        return self.home / f"kafka-{KAFKA_VERSION}"
+
+    def missing(self) -> str:
+        if not self.libs.is_dir():
+            return f"no {self.libs}"
+        return "" if find_java() else f"no Java {JAVA_MINIMUM} or later"
+
+    def install(self, log: Path) -> None:
+        if not find_java():
+            apt_install([JAVA_PACKAGE.get(debian_release(), "default-jre-headless")], log)
+        if not find_java():
+            raise Problem(f"Kafka needs Java {JAVA_MINIMUM} or later, and none was found; set JAVA_HOME")
+        if self.libs.is_dir():
+            return
+        if not shutil.which("mvn"):
+            apt_install(["maven"], log)
+        project = self.home / "kafka.partial"
+        shutil.rmtree(project, ignore_errors=True)
+        project.mkdir()
+        (project / "pom.xml").write_text(kafka_pom())
+        command = ["mvn", "-B", "-q", "-f", str(project / "pom.xml"), f"{MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies"]
+        run([*command, "-DincludeScope=runtime", f"-DoutputDirectory={project / 'libs'}"], log, "fetching Kafka with Maven")
+        (project / "libs").rename(self.libs)
+        shutil.rmtree(project)
+
+    def _java(self, main_class: str, *arguments: str) -> list[str]:
+        log_form = ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss"]
+        return [find_java(), KAFKA_HEAP, "-XX:+ExitOnOutOfMemoryError", *log_form, "-cp", f"{self.libs}/*", main_class, *arguments]
+
+    def prepare(self, port: int) -> list[str]:
+        controller = free_port()
+        settings = KAFKA_SETTINGS | {
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "controller.listener.names": "CONTROLLER",
+            # Static voters are read at each start, so that the controller's port may change.
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "log.dirs": str(self.data / "log"),
+        }
+        self.data.mkdir(parents=True, exist_ok=True)
+        config = self.data / "server.properties"
+        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        if not (self.data / "log" / "meta.properties").exists():
+            cluster = secrets.token_urlsafe(16)
+            format_it = self._java("kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster}", f"--config={config}")
+            run(format_it, self.home / "logs" / "install.log", "formatting Kafka's storage")
+        return self._java("kafka.Kafka", str(config))
+
+    def answers(self, port: int) -> bool:
+        """ApiVersions answers, the cluster knows its broker, and a consumer group finds its coordinator.
+
+        The last one makes Kafka create its offsets topic, which else costs the first consumer some seconds.
+        """
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
+            link.settimeout(10)
+            versions = kafka_request(link, api=18, version=0, body=b"")
+            if versions[:2] != b"\x00\x00":
+                return False
+            group = b"citylab-engines"
+            # FindCoordinator v1: throttle time, then the error code
+            coordinator = kafka_request(link, api=10, version=1, body=struct.pack(">h", len(group)) + group + b"\x00")
+            return coordinator[4:6] == b"\x00\x00"
+
+    def url(self, port: int) -> str:
+        return f"kafka://127.0.0.1:{port}"
+
+
+class Postgres(Engine):
+    """PostgreSQL with TimescaleDB from Debian 13: the machine's own, or in a folder of its own on Debian 12."""
+
+    name = "postgres"
+    title = f"PostgreSQL {POSTGRES_VERSION} with TimescaleDB"
+    variable = "CITYLAB_STORE_URL"
+    graceful = signal.SIGINT  # PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave
+
+    SEEN_FROM_INSIDE = Path("/var/lib/postgresql")  # where `data` is mounted for the server
+
+    @property
+    def root(self) -> Path:
+        """The root folder of the Debian that holds PostgreSQL. A made one is there only when it is complete."""
+        return Path("/") if debian_release() == "13" else self.home / f"postgresql-{POSTGRES_VERSION}-{POSTGRES_SUITE}"
+
+    @property
+    def programs(self) -> str:
+        """Where Debian puts the server's programs, seen from inside `root`."""
+        return f"/usr/lib/postgresql/{POSTGRES_VERSION}/bin"
+
+    def missing(self) -> str:
+        extension = self.root / f"usr/share/postgresql/{POSTGRES_VERSION}/extension/timescaledb.control"
+        return "" if extension.exists() else f"no {extension}"
+
+    def install(self, log: Path) -> None:
+        release = debian_release()
+        if not release:
+            raise Problem("PostgreSQL with TimescaleDB is installed from Debian's packages: this is not Debian 12 or 13")
+        if not self.missing():
+            return
+        if release == "13":
+            apt_install(POSTGRES_PACKAGES, log)
+            return
+        if os.geteuid() != 0:
+            raise Problem("on Debian 12 TimescaleDB lives in a folder of its own (debootstrap), which needs root")
+        apt_install(["debootstrap"], log)
+        draft = self.root.with_suffix(".partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        # In a mount namespace of its own an interrupted debootstrap leaves no mount behind for rmtree to walk into.
+        command = ["unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(POSTGRES_PACKAGES)}"]
+        run([*command, POSTGRES_SUITE, str(draft), debian_mirror(log)], log, "installing PostgreSQL with debootstrap")
+        for archive in (draft / "var/cache/apt/archives").glob("*.deb"):
+            archive.unlink()
+        draft.rename(self.root)
+
+    def _as_server_user(self, program: str, *arguments: str) -> list[str]:
+        """Return the command that runs a PostgreSQL program as user `postgres` inside `root`.
+
+        The mounts live in a mount namespace of that process: nothing to unmount, and `home` need not be
+        readable by that user.
+        """
+        uid, gid = self._server_user()
+        script = f"""set -e; root=$1; data=$2; shift 2
+            mount --bind "$data" "$root{self.SEEN_FROM_INSIDE}"
+            if [ "$root" != / ]; then mount -t proc proc "$root/proc"; mount -t tmpfs tmpfs "$root/dev/shm"; fi
+            exec chroot --userspec={uid}:{gid} --groups={gid} "$root" "$@" """
+        return ["unshare", "--mount", "sh", "-c", script, "sh", str(self.root), str(self.data), f"{self.programs}/{program}", *arguments]
+
+    def _server_user(self) -> tuple[int, int]:
+        for line in (self.root / "etc/passwd").read_text().splitlines():
+            name, _, uid, gid, *_ = line.split(":")
+            if name == "postgres":
+                return int(uid), int(gid)
+        raise Problem(f"no user postgres in {self.root}: remove that folder and install again")
+
+    def _passwords(self) -> dict[str, str]:
+        """Return the passwords of the roles, drawn once."""
+        path = self.home / "passwords.json"
+        if not path.exists():
+            write_private(path, json.dumps({"postgres": secrets.token_hex(16), "citylab": secrets.token_hex(16)}))
+        passwords: dict[str, str] = json.loads(path.read_text())
+        return passwords
+
+    def prepare(self, port: int) -> list[str]:
+        if os.geteuid() != 0:
+            raise Problem("PostgreSQL is started by root, in a mount namespace and as user postgres")
+        uid, gid = self._server_user()
+        self.data.mkdir(parents=True, exist_ok=True)
+        os.chown(self.data, uid, gid)
+        cluster = self.SEEN_FROM_INSIDE / "cluster"
+        if not (self.data / "cluster").exists():
+            self._initdb(uid, gid)
+        settings = POSTGRES_SETTINGS | {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+        config = self.data / "citylab.conf"
+        config.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()))
+        return self._as_server_user("postgres", "-D", str(cluster), "-c", f"config_file={self.SEEN_FROM_INSIDE / config.name}")
+
+    def _initdb(self, uid: int, gid: int) -> None:
+        draft, password = self.data / "cluster.partial", self.data / "superuser-password"
+        shutil.rmtree(draft, ignore_errors=True)
+        write_private(password, self._passwords()["postgres"])
+        os.chown(password, uid, gid)
+        inside = self.SEEN_FROM_INSIDE
+        options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
+        command = self._as_server_user("initdb", *options, f"--pwfile={inside / password.name}", "-D", str(inside / draft.name))
+        run(command, self.home / "logs" / "install.log", "initdb")
+        password.unlink()
+        draft.rename(self.data / "cluster")
+
+    def _psql(self, port: int, role: str, database: str, sql: str) -> str:
+        """Run SQL that is passed on standard input, so that no password appears in the process list."""
+        place = f"host=127.0.0.1 port={port} user={role} dbname={database} connect_timeout=5"
+        command = self._as_server_user("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", place)
+        env = {"PATH": SYSTEM_PATH, "PGPASSWORD": self._passwords()[role], "LC_ALL": "C.UTF-8"}
+        result = subprocess.run(command, input=sql, capture_output=True, text=True, env=env, check=False, timeout=30)
+        if result.returncode != 0:
+            raise OSError(result.stderr.strip())
+        return result.stdout.strip()
+
+    def answers(self, port: int) -> bool:
+        return self._psql(port, "postgres", "postgres", "SELECT 1") == "1"
+
+    def settle(self, port: int) -> None:
+        """Make role and database `citylab`, and TimescaleDB part of every database made from now on."""
+        ask = self._psql
+        has_role = ask(port, "postgres", "postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'citylab'")
+        verb = "ALTER" if has_role else "CREATE"
+        password = self._passwords()["citylab"]
+        ask(port, "postgres", "postgres", f"{verb} ROLE citylab LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")
+        ask(port, "postgres", "template1", "CREATE EXTENSION IF NOT EXISTS timescaledb")
+        if not ask(port, "postgres", "postgres", "SELECT 1 FROM pg_database WHERE datname = 'citylab'"):
+            ask(port, "postgres", "postgres", "CREATE DATABASE citylab OWNER citylab")
+        if ask(port, "citylab", "citylab", "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") != "1":
+            raise OSError("database citylab came without TimescaleDB")
+
+    def url(self, port: int) -> str:
+        return f"postgresql://citylab:{self._passwords()['citylab']}@127.0.0.1:{port}/citylab"
+
+
+SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+ENGINES: tuple[type[Engine], ...] = (Mosquitto, Kafka, Postgres)
+
+
+def find_java() -> str:
+    """Return a Java that is new enough, or ""."""
+    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
+    on_path = shutil.which("java")
+    candidates = [home / "bin/java" for home in homes] + ([Path(on_path)] if on_path else [])
+    for java in [*candidates, *sorted(Path("/usr/lib/jvm").glob("*/bin/java"))]:
+        with contextlib.suppress(OSError):
+            banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+            version = re.search(r'version "(\d+)', banner)
+            if version and int(version[1]) >= JAVA_MINIMUM:
+                return str(java)
+    return ""
+
+
+def kafka_pom() -> str:
+    """Return a Maven project that depends on nothing but the broker and a logger that writes to stderr."""
+    artifacts = [
+        ("org.apache.kafka", f"kafka_{SCALA_VERSION}", KAFKA_VERSION),
+        ("org.slf4j", "slf4j-simple", SLF4J_VERSION),
+    ]
+    dependencies = "".join(
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
+        for group, name, version in artifacts
+    )
+    head = "<modelVersion>4.0.0</modelVersion><groupId>citylab</groupId><artifactId>engines</artifactId><version>1</version>"
+    return f"<project>{head}<dependencies>{dependencies}</dependencies></project>\n"
+
+
+def receive(link: socket.socket, size: int) -> bytes:
+    """Read exactly `size` bytes; raise ConnectionError when the other side ends before."""
+    data = b""
+    while len(data) < size:
+        part = link.recv(size - len(data))
+        if not part:
+            raise ConnectionError("closed")
+        data += part
+    return data
+
+
+def kafka_request(link: socket.socket, *, api: int, version: int, body: bytes) -> bytes:
+    """Send one Kafka request (header version 1, no client id) and return the body of its response."""
+    request = struct.pack(">hhih", api, version, 1, -1) + body
+    link.sendall(struct.pack(">i", len(request)) + request)
+    (size,) = struct.unpack(">i", receive(link, 4))
+    return receive(link, size)[4:]  # after the correlation id
+
+
+# --- the commands -----------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """The chosen engines in one folder, and which of them this script started."""
+
+    def __init__(self, home: Path, names: Sequence[str]) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "logs").mkdir(exist_ok=True)
+        self.home = home
+        self.engines = [kind(home) for kind in ENGINES if kind.name in names]
+        self.everything = [kind(home) for kind in ENGINES]
+
+    def _started(self) -> dict[str, Started]:
+        path = self.home / "started.json"
+        records: Mapping[str, dict[str, str | int]] = json.loads(path.read_text()) if path.exists() else {}
+        return {name: Started(**record) for name, record in records.items()}  # type: ignore[arg-type]
+
+    def _remember(self, name: str, process: Started) -> None:
+        records = self._started() | {name: process}
+        write_private(self.home / "started.json", json.dumps({n: asdict(p) for n, p in records.items()}, indent=1))
+
+    def environment(self) -> str:
+        """Return KEY=VALUE lines for the engines that run."""
+        started = self._started()
+        running = [(e, started[e.name]) for e in self.everything if e.name in started and started[e.name].alive()]
+        return "".join(f"{engine.variable}={engine.url(process.port)}\n" for engine, process in running)
+
+    def _publish(self) -> None:
+        write_private(self.home / "engines.env", self.environment())
+
+    def install(self) -> int:
+        failed = False
+        log = self.home / "logs" / "install.log"
+        with only_one(self.home):
+            for engine in self.engines:
+                began = time.monotonic()
+                if engine.missing():
+                    say(f"{engine.title}: installing ...")
+                try:
+                    engine.install(log)
+                except Problem as problem:
+                    say(f"{engine.title}: {problem}")
+                    failed = True
+                else:
+                    say(f"{engine.title}: installed ({time.monotonic() - began:.1f} s)")
+        return int(failed)
+
+    def start(self) -> int:
+        failed = False
+        with only_one(self.home):
+            waiting: list[tuple[Engine, Started, float]] = []
+            for engine in self.engines:
+                if reason := engine.missing():
+                    say(f"{engine.title}: NOT INSTALLED ({reason}); run: {sys.argv[0]} install --only {engine.name}")
+                    continue
+                try:
+                    fresh = self._launch(engine)
+                except Problem as problem:
+                    say(f"{engine.title}: {problem}")
+                    failed = True
+                    continue
+                if fresh:
+                    waiting.append((engine, fresh, time.monotonic()))
+            for engine, process, began in waiting:
+                try:
+                    wait_until_it_answers(engine, process)
+                except Problem as problem:
+                    process.end(engine.graceful)
+                    say(f"{engine.title}: {problem}")
+                    failed = True
+                else:
+                    say(f"{engine.title}: started on port {process.port} ({time.monotonic() - began:.1f} s)")
+            self._publish()
+        if not self.environment():
+            say("no engine runs")
+            failed = True
+        return int(failed)
+
+    def _launch(self, engine: Engine) -> Started | None:
+        """Start the engine's process; None when a healthy one runs already."""
+        before = self._started().get(engine.name)
+        if before and before.alive():
+            if healthy(engine, before.port):
+                say(f"{engine.title}: runs already on port {before.port}")
+                return None
+            say(f"{engine.title}: runs but does not answer; starting it again")
+            before.end(engine.graceful)
+        port = free_port(before.port if before else None)
+        argv = engine.prepare(port)
+        if engine.log.exists():
+            engine.log.replace(engine.log.with_suffix(".log.1"))
+        with engine.log.open("w") as out:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=engine.data,
+                env=os.environ | {"LC_ALL": "C.UTF-8"},
+            )
+        process = Started.of(child.pid, port)
+        self._remember(engine.name, process)
+        return process
+
+    def stop(self) -> int:
+        with only_one(self.home):
+            started = self._started()
+            for engine in self.engines:
+                process = started.get(engine.name)
+                if process and process.alive():
+                    process.end(engine.graceful)
+                    say(f"{engine.title}: stopped")
+                else:
+                    say(f"{engine.title}: did not run")
+            self._publish()
+        return 0
+
+    def status(self) -> int:
+        started = self._started()
+        all_run = True
+        for engine in self.engines:
+            process = started.get(engine.name)
+            if process and process.alive():
+                state = "runs" if healthy(engine, process.port) else "DOES NOT ANSWER"
+                print(f"{engine.name:10} {state}, port {process.port}, pid {process.pid}, log {engine.log}")
+                all_run = all_run and state == "runs"
+            else:
+                reason = engine.missing()
+                print(f"{engine.name:10} {f'not installed: {reason}' if reason else 'installed, does not run'}")
+                all_run = False
+        return 0 if all_run else 1
+
+    def env(self) -> int:
+        lines = self.environment()
+        print(lines, end="")
+        if not lines:
+            say(f"no engine runs; run: {sys.argv[0]} start")
+        return 0 if lines else 1
+
+
+def healthy(engine: Engine, port: int) -> bool:
+    """Tell whether the engine answers now."""
+    try:
+        return engine.answers(port)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def wait_until_it_answers(engine: Engine, process: Started) -> None:
+    """Return when the engine answered and is settled; raise with the end of its log when it does not in time."""
+    deadline = time.monotonic() + START_SECONDS
+    said = "no answer"
+    while time.monotonic() < deadline:
+        if not process.alive():
+            raise Problem(f"ended while starting. The end of {engine.log}:\n{last_lines(engine.log)}")
+        try:
+            if engine.answers(process.port):
+                engine.settle(process.port)
+                return
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = str(error)
+        time.sleep(0.1)
+    raise Problem(f"not ready after {START_SECONDS:.0f} s ({said}). The end of {engine.log}:\n{last_lines(engine.log)}")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description="Install and run Mosquitto, Apache Kafka and PostgreSQL with TimescaleDB natively on Debian, "
+        "on loopback and free ports.",
+        epilog="Exit codes: 0 done, 1 something is missing or failed (the message says what), 2 wrong usage. "
+        "Typical use: engines.py install && engines.py start && eval $(engines.py env | sed 's/^/export /')",
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--dir", type=Path, default=Path("~/.cache/citylab/engines"), metavar="DIR",
+        help="folder of installation, data, logs and engines.env (default: %(default)s, shared by all clones)",
+    )
+    shared.add_argument(
+        "--only", action="append", choices=[kind.name for kind in ENGINES], metavar="ENGINE",
+        help="only this engine: mosquitto, kafka or postgres; may be repeated",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in {
+        "install": "install what is missing (root, once); quick when done",
+        "start": "start what is installed and not running, wait until it answers, write DIR/engines.env",
+        "stop": "stop what this script started; data stays",
+        "status": "say for each engine whether it is installed, runs and answers; 0 if all do",
+        "env": "print CITYLAB_*_URL=... of the engines that run",
+    }.items():
+        commands.add_parser(name, help=text, description=text.capitalize() + ".", parents=[shared])
+    return parser
+
+
+def main() -> int:
+    """Run one command."""
+    options = arguments().parse_args()
+    try:
+        fleet = Fleet(options.dir.expanduser().resolve(), options.only or [kind.name for kind in ENGINES])
+        command = {"install": fleet.install, "start": fleet.start, "stop": fleet.stop, "status": fleet.status, "env": fleet.env}
+        return command[options.command]()
+    except Problem as problem:
+        say(str(problem))
+    except OSError as error:
+        say(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again to finish")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
