@@ -1,10 +1,11 @@
-"""The two ports behind which an engine stands; the store, which has one engine, is `citylab.adapters.postgres`.
+"""The ports behind which the engines stand.
 
 An adapter promises what the docstrings here say, and translates its engine's errors to `citylab.errors`.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol, Self
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, Self
 
 from citylab.model import Batch, Message, NewEvent, Position, Topic
 
@@ -111,4 +112,36 @@ class BrokerConnection(Protocol):
         Their PUBACKs leave in the order of receipt whatever the order of `ack()` calls is. After a reconnect,
         `ack()` of an older message does nothing: the broker sends the message again.
         """
+        ...
+
+
+class Transaction(Protocol):
+    """One transaction of the store, READ COMMITTED. Statements are PostgreSQL's, with `%s` or `%(name)s` parameters.
+
+    Raises `Unavailable` when the connection is gone or a statement took too long, `Rejected` with reason
+    `conflict` when a key exists and `malformed` when a value is one that PostgreSQL cannot hold.
+    """
+
+    async def fetch(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement; return its rows."""
+        ...
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
+        """Run a statement; return how many rows it touched."""
+        ...
+
+    def stream(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, size: int = 1_000
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Run a query through a cursor on the server; yield its rows `size` at a time, in constant memory."""
+        ...
+
+
+class Store(Protocol):
+    """PostgreSQL, with what TimescaleDB adds where it is offered. Opened with `async with`."""
+
+    def transaction(self, *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """Commit at the end of the block, roll back when it raises."""
         ...

@@ -1,0 +1,110 @@
+"""The store's schema: numbered SQL files, applied forward only, each in one transaction, by several at once or twice."""
+
+import hashlib
+import re
+from importlib import resources
+from typing import NamedTuple
+
+import psycopg
+import structlog
+from psycopg import errors, sql
+
+from citylab.adapters.postgres import translated
+from citylab.errors import ConfigurationError
+
+log = structlog.get_logger()
+_FILE = re.compile(r"(\d{4})_([a-z_]+)\.sql")
+_LOCK = 7102002
+
+
+class Migration(NamedTuple):
+    """One numbered SQL file."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """By which a file that was changed after it was applied is noticed."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def migrations() -> list[Migration]:
+    """The files, in order."""
+    found = []
+    for file in resources.files(__name__).iterdir():
+        if match := _FILE.fullmatch(file.name):
+            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]:
+    """Bring the database up to date; return the names of what was applied.
+
+    Makes observations a hypertable where the server offers TimescaleDB. `grafana_password` opens the role
+    `citylab_grafana`, which reads schema `grafana` and nothing else.
+    Raises `Unavailable`, and `ConfigurationError` when the database is newer than this program.
+    """
+    applied = []
+    with translated():
+        async with await psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=5
+        ) as connection:
+            await connection.execute("SET client_min_messages = warning")
+            await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, name text NOT NULL,"
+                " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            rows = await (await connection.execute("SELECT number, digest FROM migrations")).fetchall()
+            done = {number: digest for number, digest in rows}
+            known = migrations()
+            if done and max(done) > known[-1].number:
+                raise ConfigurationError(
+                    f"the store has migration {max(done)}, this Citylab knows {known[-1].number}: install a newer one"
+                )
+            for migration in known:
+                if migration.number in done:
+                    if done[migration.number] != migration.digest:
+                        log.warning("migration was changed after it was applied", migration=migration.name)
+                    continue
+                async with connection.transaction():
+                    await connection.execute(migration.text)
+                    await connection.execute(
+                        "INSERT INTO migrations (number, name, digest) VALUES (%s, %s, %s)",
+                        (migration.number, migration.name, migration.digest),
+                    )
+                applied.append(f"{migration.number:04d}_{migration.name}")
+            if await _use_timescale(connection):
+                applied.append("observations is a hypertable")
+            if grafana_password is not None:
+                statement = sql.SQL("ALTER ROLE citylab_grafana LOGIN PASSWORD {}").format(
+                    sql.Literal(grafana_password)
+                )
+                await connection.execute(statement)
+    return applied
+
+
+async def _use_timescale(connection: psycopg.AsyncConnection) -> bool:
+    """Make observations a hypertable where TimescaleDB is offered; return whether this changed anything."""
+    offered = await connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'")
+    if not await offered.fetchone():
+        return False
+    try:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    except errors.InsufficientPrivilege:
+        log.warning(
+            "TimescaleDB is installed, but this role may not create the extension: using a plain table"
+        )
+        return False
+    is_one = await connection.execute(
+        "SELECT 1 FROM timescaledb_information.hypertables WHERE hypertable_name = 'observations'"
+    )
+    if await is_one.fetchone():
+        return False
+    await connection.execute(
+        "SELECT create_hypertable('observations', 'phenomenon_time', chunk_time_interval => interval '7 days',"
+        " create_default_indexes => false, migrate_data => true)"
+    )
+    return True
