@@ -192,7 +192,7 @@ CREATE TABLE stale_hours (
 -- The road's own bookkeeping --------------------------------------------------------------------------------------
 
 CREATE TABLE catalogue (  -- one row; the version grows whenever streams are registered, changed or deleted
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     version bigint NOT NULL DEFAULT 1
 );
 INSERT INTO catalogue DEFAULT VALUES;

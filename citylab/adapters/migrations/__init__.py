@@ -32,11 +32,8 @@ class Migration(NamedTuple):
 
 def migrations() -> list[Migration]:
     """The files, in order."""
-    found = []
-    for file in resources.files(__name__).iterdir():
-        if match := _FILE.fullmatch(file.name):
-            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
-    return sorted(found)
+    files = ((_FILE.fullmatch(file.name), file) for file in resources.files(__name__).iterdir())
+    return sorted(Migration(int(m[1]), m[2], file.read_text(encoding="utf-8")) for m, file in files if m)
 
 
 async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]:
@@ -58,7 +55,7 @@ async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]
                 " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
             )
             rows = await (await connection.execute("SELECT number, digest FROM migrations")).fetchall()
-            done = {number: digest for number, digest in rows}
+            done = dict(rows)
             known = migrations()
             if done and max(done) > known[-1].number:
                 raise ConfigurationError(
