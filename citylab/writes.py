@@ -1,0 +1,101 @@
+"""What one write into the store consists of, and what became of it: the words of the one write path, `Store.save`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from citylab.columns import Int64, Observations
+from citylab.model import Micros, Position, Reason, Topic
+
+
+class Receipt(NamedTuple):
+    """One pack as it came out of the log.
+
+    seq and epoch are 0 for a pack without numbers; records: how many it holds; newest: its newest record's time, or
+    None; untimed: records without an absolute time.
+    """
+
+    gateway: str
+    epoch: int
+    seq: int
+    topic: Topic
+    partition: int
+    offset: int
+    received_at: Micros
+    records: int
+    newest: Micros | None = None
+    untimed: int = 0
+
+
+class NewRejection(NamedTuple):
+    """A record that is not stored. receipt: index of its pack; record: index in the pack, -1 for the whole of it.
+
+    content: JSON text of the resolved record; payload: the bytes of a pack that is refused whole.
+    """
+
+    receipt: int
+    record: int
+    reason: Reason
+    detail: str
+    stream: str | None = None
+    content: str | None = None
+    payload: bytes | None = None
+
+
+class Span(NamedTuple):
+    """The part of a partition that a write accounts for."""
+
+    topic: Topic
+    partition: int
+    before: Position
+    after: Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """Everything that a batch of events becomes, for one transaction.
+
+    receipt, record: int64, shape (n,), which pack and which record of it each row of `rows` came from.
+    """
+
+    rows: Observations
+    receipt: Int64
+    record: Int64
+    receipts: Sequence[Receipt] = ()
+    rejections: Sequence[NewRejection] = ()
+    spans: Sequence[Span] = ()
+    catalogue_version: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a write. updates: (id, message) to append to the log now that it is committed."""
+
+    stored: int
+    duplicates: int
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    updates: Sequence[tuple[int, bytes]] = ()
+
+
+class CatalogueChanged(Exception):
+    """Streams were registered, changed or deleted since the rows were resolved: load the catalogue, resolve again."""
+
+
+class PositionMoved(Exception):
+    """Another worker has committed this part of the log: drop the batch and read on from `positions`."""
+
+    def __init__(self, positions: Mapping[tuple[Topic, int], Position]) -> None:
+        super().__init__(f"positions moved: {positions}")
+        self.positions = positions
+
+
+def no_rows() -> tuple[Observations, Int64, Int64]:
+    """Empty columns: rows, receipt, record."""
+    none = np.zeros(0, np.int64)
+    rows = Observations(
+        datastream=none, time=none, number=np.zeros(0, np.float64), quality=np.zeros(0, np.int8), feature=none
+    )
+    return rows, none, none
