@@ -8,6 +8,7 @@ folder that clones share, listens on loopback only, and is found through `DIR/en
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import json
@@ -22,11 +23,12 @@ import struct
 import subprocess
 import sys
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 KAFKA_VERSION = "4.4.0"
 SCALA_VERSION = "2.13"  # of the broker's jar; Kafka 4 knows no other
@@ -39,14 +41,16 @@ POSTGRES_PACKAGES = (f"postgresql-{POSTGRES_VERSION}", f"postgresql-{POSTGRES_VE
 POSTGRES_SUITE = "trixie"  # the first Debian release with TimescaleDB for PostgreSQL 17
 
 MIB = 1024 * 1024
-MAX_MESSAGE_BYTES = 16 * MIB  # a batch of packs, far above the largest one
+MAX_MESSAGE_BYTES = 16 * MIB  # of one Kafka batch; a pack is far smaller
 
 MOSQUITTO_SETTINGS: dict[str, str] = {
     "allow_anonymous": "true",
     "persistence": "false",  # its copy on disk is written only now and then: it would promise what it cannot keep
     "max_inflight_messages": "1000",  # the default of 20 throttles the bridge
     "max_queued_messages": "0",  # unlimited: a full queue drops what was already acknowledged ...
-    "memory_limit": str(4096 * MIB),  # ... so this is what protects the machine
+    # ... so this is what protects the machine. At the limit publishers are cut off unacknowledged, and the
+    # queue drains at a crawl: it is the last resort, not a way to run.
+    "memory_limit": str(4096 * MIB),
     "max_packet_size": str(MIB),  # a larger one disconnects; message_size_limit would drop it in silence
     "set_tcp_nodelay": "true",
 }
@@ -91,9 +95,21 @@ POSTGRES_SETTINGS: dict[str, str] = {
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LOG_LINES_QUOTED = 15
+# Debian's server programs lie in sbin, which is not on everybody's PATH.
+SYSTEM_PATH = os.pathsep.join(
+    [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+)
+
+# Held in place while packages are installed: no service starts, and no PostgreSQL cluster `main` is made.
+HOLDS = {
+    Path(
+        "/usr/sbin/policy-rc.d"
+    ): "#!/bin/sh\n# made by citylab's deploy/engines.py during an installation\nexit 101\n",
+    Path("/etc/postgresql-common/createcluster.d/citylab-engines.conf"): "create_main_cluster = false\n",
+}
 
 
-class Problem(Exception):
+class SetupError(Exception):
     """Something a person must put right; the message says what and how."""
 
 
@@ -108,7 +124,9 @@ def say(text: str) -> None:
 def debian_release() -> str:
     """Return "12" or "13", or "" on anything else."""
     with contextlib.suppress(OSError):
-        fields = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+        fields = dict(
+            line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
+        )
         release = fields.get("VERSION_ID", "").strip('"')
         if fields.get("ID", "").strip('"') == "debian" and release in JAVA_PACKAGE:
             return release
@@ -123,24 +141,42 @@ def last_lines(log: Path) -> str:
 
 def run(argv: Sequence[str], log: Path, what: str) -> None:
     """Run a program to its end with its output in `log`; on failure raise with the last lines."""
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "PATH": SYSTEM_PATH}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
         out.write(f"\n$ {' '.join(argv)}\n")
         out.flush()
         try:
-            code = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, check=False).returncode
+            # Packages are unpacked by others too: a strict umask of the person must not end up in their files.
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, umask=0o022, check=False
+            )
         except OSError as error:
-            raise Problem(f"{what}: {argv[0]} cannot be run: {error.strerror}") from error
-    if code != 0:
-        raise Problem(f"{what} failed (code {code}). The end of {log}:\n{last_lines(log)}")
+            raise SetupError(f"{what}: {argv[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        raise SetupError(f"{what} failed (code {done.returncode}). The end of {log}:\n{last_lines(log)}")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one run at a time pass; the kernel frees the lock even after a kill -9."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run holds {path}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def package_installed(package: str) -> bool:
     """Tell whether dpkg holds the package complete, not merely unpacked."""
     try:
         query = subprocess.run(
-            ["dpkg-query", "-W", "-f=${db:Status-Status}", package], capture_output=True, text=True, check=False
+            ["dpkg-query", "-W", "-f=${db:Status-Status}", package],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return False
@@ -148,42 +184,41 @@ def package_installed(package: str) -> bool:
 
 
 def apt_install(packages: Sequence[str], log: Path) -> None:
-    """Install Debian packages without starting any service they bring."""
+    """Install Debian packages; a dpkg that was interrupted earlier is finished first."""
     wanted = [package for package in packages if not package_installed(package)]
     if not wanted:
         return
     names = " ".join(wanted)
     if not shutil.which("apt-get"):
-        raise Problem(f"this needs Debian's packages {names}, and there is no apt-get here")
+        raise SetupError(f"needs Debian's packages {names}, and there is no apt-get here")
     if os.geteuid() != 0:
-        raise Problem(f"this needs root once, for: apt-get install --no-install-recommends {names}")
+        raise SetupError(f"needs root once, for: apt-get install --no-install-recommends {names}")
     apt = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"]
     install = [*apt, "install", "--no-install-recommends", *wanted]
-    with services_held_back(log.parent):
+    with services_held_back():
         try:
             run(install, log, f"installing {names}")
-        except Problem:  # package lists missing or old, or dpkg interrupted earlier
-            run([*apt, "update"], log, "apt-get update (is there a network?)")
+        except SetupError:  # package lists missing or old, or dpkg interrupted earlier
             run(["dpkg", "--configure", "-a"], log, "finishing an interrupted dpkg")
+            run([*apt, "update"], log, "apt-get update (is there a network?)")
             run(install, log, f"installing {names}")
 
 
 @contextlib.contextmanager
-def services_held_back(log_dir: Path) -> Iterator[None]:
-    """Forbid packages to start services while they are installed, by Debian's own means (policy-rc.d)."""
-    del log_dir
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = "#!/bin/sh\n# made by citylab's deploy/engines.py for the time of an installation\nexit 101\n"
-    # One that somebody else put there stays: containers have one that forbids all starts already.
-    if policy.exists() and policy.read_text() != ours:
-        yield
-        return
-    policy.write_text(ours)
-    policy.chmod(0o755)
-    try:
-        yield
-    finally:
-        policy.unlink(missing_ok=True)
+def services_held_back() -> Iterator[None]:
+    """Keep packages from starting services while they are installed, by Debian's own means (see HOLDS)."""
+    with locked(Path("/run/lock/citylab-engines")):
+        # A file that somebody else put there stays: containers have a policy that forbids all starts already.
+        ours = [path for path, text in HOLDS.items() if not path.exists() or path.read_text() == text]
+        try:
+            for path in ours:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(HOLDS[path])
+                path.chmod(0o755)
+            yield
+        finally:
+            for path in ours:
+                path.unlink(missing_ok=True)
 
 
 def disable_service(name: str, log: Path) -> None:
@@ -198,7 +233,13 @@ def debian_mirror(log: Path) -> str:
     """Return the address that this machine's own apt takes Debian's main packages from."""
 
     def sources() -> list[str]:
-        query = ["apt-get", "indextargets", "--format", "$(LABEL)|$(COMPONENT)|$(REPO_URI)", "Created-By: Packages"]
+        query = [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(LABEL)|$(COMPONENT)|$(REPO_URI)",
+            "Created-By: Packages",
+        ]
         return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
 
     lines = sources()
@@ -209,7 +250,7 @@ def debian_mirror(log: Path) -> str:
         label, component, address = line.split("|", 2)
         if (label, component) == ("Debian", "main"):
             return address
-    raise Problem("apt knows no source of Debian's main packages; see /etc/apt/sources.list.d")
+    raise SetupError("apt knows no source of Debian's main packages; see /etc/apt/sources.list.d")
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -224,7 +265,7 @@ def free_port(preferred: int | None = None) -> int:
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 return port
-    raise Problem("no free port found on 127.0.0.1 between 20000 and 32000")
+    raise SetupError("no free port found on 127.0.0.1 between 20000 and 32000")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -233,18 +274,6 @@ def write_private(path: Path, text: str) -> None:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:  # noqa: PTH123
         out.write(text)
     draft.replace(path)
-
-
-@contextlib.contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Let one run at a time change this folder; the kernel frees the lock even after a kill -9."""
-    with (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another run is at work in {home}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # --- processes --------------------------------------------------------------------------------------------
@@ -266,7 +295,11 @@ class Started:
 
     def alive(self) -> bool:
         """Tell whether exactly this process still runs."""
-        return bool(self.start_time) and self.boot == boot_id() and process_start_time(self.pid) == self.start_time
+        return (
+            bool(self.start_time)
+            and self.boot == boot_id()
+            and process_start_time(self.pid) == self.start_time
+        )
 
     def end(self, graceful: signal.Signals) -> None:
         """Ask it to stop and wait; kill its whole session if it does not."""
@@ -282,7 +315,7 @@ class Started:
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.05)
         if self.alive():
-            raise Problem(f"process {self.pid} does not end, not even when killed")
+            raise SetupError(f"process {self.pid} does not end, not even when killed")
 
 
 def process_start_time(pid: int) -> str:
@@ -337,8 +370,8 @@ class Engine(ABC):
     def answers(self, port: int) -> bool:
         """Ask the engine something real. May raise OSError while it is not there yet."""
 
-    def settle(self, port: int) -> None:
-        """Do what needs the running engine before others may use it."""
+    def settle(self, port: int) -> None:  # noqa: B027 - most engines need nothing
+        """Do what needs the running engine before others may use it; doing it again changes nothing."""
 
     @abstractmethod
     def url(self, port: int) -> str:
@@ -352,33 +385,52 @@ class Mosquitto(Engine):
     title = "Mosquitto"
     variable = "CITYLAB_BROKER_URL"
 
+    @property
+    def unfinished(self) -> Path:
+        """A mark that is there while the package is being installed."""
+        return self.home / "mosquitto.partial"
+
     def missing(self) -> str:
-        return "" if shutil.which("mosquitto", path=SYSTEM_PATH) else "no mosquitto program"
+        """Look for the program."""
+        if self.unfinished.exists():
+            return "its installation was interrupted"
+        return "" if shutil.which("mosquitto", path=SYSTEM_PATH) else "no program mosquitto"
 
     def install(self, log: Path) -> None:
-        brought_by_us = not package_installed("mosquitto")
+        """Install the package without its service; one that was there before keeps its service."""
+        if os.geteuid() != 0:
+            apt_install(["mosquitto"], log)  # says what root has to do
+            return
+        self.unfinished.touch()
         apt_install(["mosquitto"], log)
-        if brought_by_us:
-            disable_service("mosquitto", log)
+        disable_service("mosquitto", log)
+        self.unfinished.unlink()
 
     def prepare(self, port: int) -> list[str]:
-        lines = [f"listener {port} 127.0.0.1", *(f"{key} {value}" for key, value in MOSQUITTO_SETTINGS.items())]
+        """Write the configuration. Started by root, Mosquitto reads it and then becomes user mosquitto."""
+        lines = [
+            f"listener {port} 127.0.0.1",
+            *(f"{key} {value}" for key, value in MOSQUITTO_SETTINGS.items()),
+        ]
         self.data.mkdir(parents=True, exist_ok=True)
         config = self.data / "mosquitto.conf"
-        config.write_text("\n".join([*lines, "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S", ""]))
+        config.write_text(
+            "\n".join([*lines, "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S", ""])
+        )
         return [shutil.which("mosquitto", path=SYSTEM_PATH) or "mosquitto", "-c", str(config)]
 
     def answers(self, port: int) -> bool:
         """MQTT 3.1.1, 3.1 and 3.2: a CONNECT with a clean session is answered by CONNACK with code 0."""
         client = b"citylab-engines"
         body = b"\x00\x04MQTT\x04\x02\x00\x0a" + struct.pack(">H", len(client)) + client
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
             link.sendall(bytes([0x10, len(body)]) + body)
             answer = receive(link, 4)
             link.sendall(b"\xe0\x00")  # DISCONNECT
         return answer == b"\x20\x02\x00\x00"
 
     def url(self, port: int) -> str:
+        """Return mqtt://..."""
         return f"mqtt://127.0.0.1:{port}"
 
 
@@ -395,15 +447,17 @@ class Kafka(Engine):
         return self.home / f"kafka-{KAFKA_VERSION}"
 
     def missing(self) -> str:
+        """Look for the jars and for Java."""
         if not self.libs.is_dir():
             return f"no {self.libs}"
         return "" if find_java() else f"no Java {JAVA_MINIMUM} or later"
 
     def install(self, log: Path) -> None:
+        """Let Maven copy the broker's jars, from wherever this machine's Maven takes artifacts."""
         if not find_java():
             apt_install([JAVA_PACKAGE.get(debian_release(), "default-jre-headless")], log)
         if not find_java():
-            raise Problem(f"Kafka needs Java {JAVA_MINIMUM} or later, and none was found; set JAVA_HOME")
+            raise SetupError(f"Kafka needs Java {JAVA_MINIMUM} or later, and none was found; set JAVA_HOME")
         if self.libs.is_dir():
             return
         if not shutil.which("mvn"):
@@ -412,16 +466,30 @@ class Kafka(Engine):
         shutil.rmtree(project, ignore_errors=True)
         project.mkdir()
         (project / "pom.xml").write_text(kafka_pom())
-        command = ["mvn", "-B", "-q", "-f", str(project / "pom.xml"), f"{MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies"]
-        run([*command, "-DincludeScope=runtime", f"-DoutputDirectory={project / 'libs'}"], log, "fetching Kafka with Maven")
+        command = [
+            "mvn",
+            "-B",
+            "-q",
+            "-f",
+            str(project / "pom.xml"),
+            f"{MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies",
+        ]
+        run(
+            [*command, "-DincludeScope=runtime", f"-DoutputDirectory={project / 'libs'}"],
+            log,
+            "fetching Kafka with Maven",
+        )
         (project / "libs").rename(self.libs)
         shutil.rmtree(project)
 
     def _java(self, main_class: str, *arguments: str) -> list[str]:
-        log_form = ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss"]
-        return [find_java(), KAFKA_HEAP, "-XX:+ExitOnOutOfMemoryError", *log_form, "-cp", f"{self.libs}/*", main_class, *arguments]
+        logger = "-Dorg.slf4j.simpleLogger."
+        log_form = [f"{logger}showDateTime=true", f"{logger}dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss"]
+        machine = [find_java(), KAFKA_HEAP, "-XX:+ExitOnOutOfMemoryError", *log_form, "-cp", f"{self.libs}/*"]
+        return [*machine, main_class, *arguments]
 
     def prepare(self, port: int) -> list[str]:
+        """Write the configuration; format the storage the first time."""
         controller = free_port()
         settings = KAFKA_SETTINGS | {
             "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
@@ -435,27 +503,27 @@ class Kafka(Engine):
         config = self.data / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         if not (self.data / "log" / "meta.properties").exists():
-            cluster = secrets.token_urlsafe(16)
-            format_it = self._java("kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster}", f"--config={config}")
-            run(format_it, self.home / "logs" / "install.log", "formatting Kafka's storage")
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            options = ["--ignore-formatted", f"--cluster-id={cluster}", f"--config={config}"]
+            formatter = self._java("kafka.tools.StorageTool", "format", *options)
+            run(formatter, self.home / "logs" / "install.log", "formatting Kafka's storage")
         return self._java("kafka.Kafka", str(config))
 
     def answers(self, port: int) -> bool:
-        """ApiVersions answers, the cluster knows its broker, and a consumer group finds its coordinator.
+        """ApiVersions answers, and a consumer group finds its coordinator.
 
-        The last one makes Kafka create its offsets topic, which else costs the first consumer some seconds.
+        The latter makes Kafka create its offsets topic, which else costs the first consumer some seconds.
         """
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as link:
-            link.settimeout(10)
+        group = b"citylab-engines"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
             versions = kafka_request(link, api=18, version=0, body=b"")
-            if versions[:2] != b"\x00\x00":
-                return False
-            group = b"citylab-engines"
-            # FindCoordinator v1: throttle time, then the error code
-            coordinator = kafka_request(link, api=10, version=1, body=struct.pack(">h", len(group)) + group + b"\x00")
-            return coordinator[4:6] == b"\x00\x00"
+            find = struct.pack(">h", len(group)) + group + b"\x00"  # key, key type: group
+            coordinator = kafka_request(link, api=10, version=1, body=find)
+        # ApiVersions v0 begins with its error code, FindCoordinator v1 with the throttle time (int32)
+        return versions[:2] == b"\x00\x00" and coordinator[4:6] == b"\x00\x00"
 
     def url(self, port: int) -> str:
+        """Return kafka://..."""
         return f"kafka://127.0.0.1:{port}"
 
 
@@ -467,129 +535,175 @@ class Postgres(Engine):
     variable = "CITYLAB_STORE_URL"
     graceful = signal.SIGINT  # PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave
 
-    SEEN_FROM_INSIDE = Path("/var/lib/postgresql")  # where `data` is mounted for the server
-
     @property
     def root(self) -> Path:
         """The root folder of the Debian that holds PostgreSQL. A made one is there only when it is complete."""
-        return Path("/") if debian_release() == "13" else self.home / f"postgresql-{POSTGRES_VERSION}-{POSTGRES_SUITE}"
-
-    @property
-    def programs(self) -> str:
-        """Where Debian puts the server's programs, seen from inside `root`."""
-        return f"/usr/lib/postgresql/{POSTGRES_VERSION}/bin"
+        return (
+            Path("/")
+            if debian_release() == "13"
+            else self.home / f"postgresql-{POSTGRES_VERSION}-{POSTGRES_SUITE}"
+        )
 
     def missing(self) -> str:
+        """Look for the extension, which depends on the server."""
         extension = self.root / f"usr/share/postgresql/{POSTGRES_VERSION}/extension/timescaledb.control"
         return "" if extension.exists() else f"no {extension}"
 
     def install(self, log: Path) -> None:
+        """Install Debian 13's packages, on Debian 12 with a small Debian 13 around them."""
         release = debian_release()
         if not release:
-            raise Problem("PostgreSQL with TimescaleDB is installed from Debian's packages: this is not Debian 12 or 13")
+            raise SetupError(
+                "comes from Debian's packages, and this is not Debian 12 or 13; use your own by URL"
+            )
         if not self.missing():
             return
         if release == "13":
             apt_install(POSTGRES_PACKAGES, log)
             return
         if os.geteuid() != 0:
-            raise Problem("on Debian 12 TimescaleDB lives in a folder of its own (debootstrap), which needs root")
+            raise SetupError(
+                "on Debian 12 it lives in a folder of its own made by debootstrap, which needs root"
+            )
         apt_install(["debootstrap"], log)
         draft = self.root.with_suffix(".partial")
         shutil.rmtree(draft, ignore_errors=True)
         # In a mount namespace of its own an interrupted debootstrap leaves no mount behind for rmtree to walk into.
-        command = ["unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(POSTGRES_PACKAGES)}"]
-        run([*command, POSTGRES_SUITE, str(draft), debian_mirror(log)], log, "installing PostgreSQL with debootstrap")
-        for archive in (draft / "var/cache/apt/archives").glob("*.deb"):
-            archive.unlink()
+        command = [
+            "unshare",
+            "--mount",
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={','.join(POSTGRES_PACKAGES)}",
+        ]
+        run(
+            [*command, POSTGRES_SUITE, str(draft), debian_mirror(log)],
+            log,
+            "installing PostgreSQL with debootstrap",
+        )
+        for spent in (
+            "var/cache/apt/archives",
+            f"var/lib/postgresql/{POSTGRES_VERSION}",
+            f"etc/postgresql/{POSTGRES_VERSION}",
+        ):
+            shutil.rmtree(
+                draft / spent, ignore_errors=True
+            )  # the packages, and the cluster `main` that they make
         draft.rename(self.root)
 
-    def _as_server_user(self, program: str, *arguments: str) -> list[str]:
-        """Return the command that runs a PostgreSQL program as user `postgres` inside `root`.
+    @property
+    def inside(self) -> Path:
+        """Where the server sees `data`: mounted over its home when root starts it, else as everybody does."""
+        return Path("/var/lib/postgresql") if os.geteuid() == 0 else self.data
 
-        The mounts live in a mount namespace of that process: nothing to unmount, and `home` need not be
-        readable by that user.
+    def _server_program(self, name: str, *arguments: str) -> list[str]:
+        """Return the command that runs a PostgreSQL program: for root, as user `postgres` inside `root`.
+
+        The mounts live in a mount namespace of that process and go with it: nothing is ever mounted twice or
+        left to be unmounted, and `home` need not be open to that user.
         """
+        command = [f"/usr/lib/postgresql/{POSTGRES_VERSION}/bin/{name}", *arguments]
+        if os.geteuid() != 0:
+            return command
         uid, gid = self._server_user()
         script = f"""set -e; root=$1; data=$2; shift 2
-            mount --bind "$data" "$root{self.SEEN_FROM_INSIDE}"
+            mount --bind "$data" "$root{self.inside}"
             if [ "$root" != / ]; then mount -t proc proc "$root/proc"; mount -t tmpfs tmpfs "$root/dev/shm"; fi
             exec chroot --userspec={uid}:{gid} --groups={gid} "$root" "$@" """
-        return ["unshare", "--mount", "sh", "-c", script, "sh", str(self.root), str(self.data), f"{self.programs}/{program}", *arguments]
+        return ["unshare", "--mount", "sh", "-c", script, "sh", str(self.root), str(self.data), *command]
 
     def _server_user(self) -> tuple[int, int]:
         for line in (self.root / "etc/passwd").read_text().splitlines():
             name, _, uid, gid, *_ = line.split(":")
             if name == "postgres":
                 return int(uid), int(gid)
-        raise Problem(f"no user postgres in {self.root}: remove that folder and install again")
+        raise SetupError(f"no user postgres in {self.root}: remove that folder and install again")
 
     def _passwords(self) -> dict[str, str]:
         """Return the passwords of the roles, drawn once."""
         path = self.home / "passwords.json"
         if not path.exists():
-            write_private(path, json.dumps({"postgres": secrets.token_hex(16), "citylab": secrets.token_hex(16)}))
+            write_private(
+                path, json.dumps({"postgres": secrets.token_hex(16), "citylab": secrets.token_hex(16)})
+            )
         passwords: dict[str, str] = json.loads(path.read_text())
         return passwords
 
     def prepare(self, port: int) -> list[str]:
-        if os.geteuid() != 0:
-            raise Problem("PostgreSQL is started by root, in a mount namespace and as user postgres")
-        uid, gid = self._server_user()
+        """Write the configuration; make the database cluster the first time."""
+        if os.geteuid() != 0 and self.root != Path("/"):
+            raise SetupError("on Debian 12 it runs in a folder of its own (chroot), which needs root")
         self.data.mkdir(parents=True, exist_ok=True)
-        os.chown(self.data, uid, gid)
-        cluster = self.SEEN_FROM_INSIDE / "cluster"
+        self._hand_over(self.data)
         if not (self.data / "cluster").exists():
-            self._initdb(uid, gid)
-        settings = POSTGRES_SETTINGS | {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+            self._initdb()
+        own = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
         config = self.data / "citylab.conf"
-        config.write_text("".join(f"{key} = '{value}'\n" for key, value in settings.items()))
-        return self._as_server_user("postgres", "-D", str(cluster), "-c", f"config_file={self.SEEN_FROM_INSIDE / config.name}")
+        config.write_text("".join(f"{key} = '{value}'\n" for key, value in (POSTGRES_SETTINGS | own).items()))
+        cluster = str(self.inside / "cluster")
+        return self._server_program(
+            "postgres", "-D", cluster, "-c", f"config_file={self.inside / config.name}"
+        )
 
-    def _initdb(self, uid: int, gid: int) -> None:
+    def _hand_over(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, *self._server_user())
+
+    def _initdb(self) -> None:
         draft, password = self.data / "cluster.partial", self.data / "superuser-password"
         shutil.rmtree(draft, ignore_errors=True)
         write_private(password, self._passwords()["postgres"])
-        os.chown(password, uid, gid)
-        inside = self.SEEN_FROM_INSIDE
+        self._hand_over(password)
         options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
-        command = self._as_server_user("initdb", *options, f"--pwfile={inside / password.name}", "-D", str(inside / draft.name))
-        run(command, self.home / "logs" / "install.log", "initdb")
+        places = [f"--pwfile={self.inside / password.name}", f"--pgdata={self.inside / draft.name}"]
+        run(self._server_program("initdb", *options, *places), self.home / "logs" / "install.log", "initdb")
         password.unlink()
         draft.rename(self.data / "cluster")
 
     def _psql(self, port: int, role: str, database: str, sql: str) -> str:
         """Run SQL that is passed on standard input, so that no password appears in the process list."""
         place = f"host=127.0.0.1 port={port} user={role} dbname={database} connect_timeout=5"
-        command = self._as_server_user("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", place)
+        command = self._server_program("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", place)
         env = {"PATH": SYSTEM_PATH, "PGPASSWORD": self._passwords()[role], "LC_ALL": "C.UTF-8"}
-        result = subprocess.run(command, input=sql, capture_output=True, text=True, env=env, check=False, timeout=30)
+        result = subprocess.run(
+            command, input=sql, capture_output=True, text=True, env=env, check=False, timeout=30
+        )
         if result.returncode != 0:
             raise OSError(result.stderr.strip())
         return result.stdout.strip()
 
     def answers(self, port: int) -> bool:
+        """Run a query."""
         return self._psql(port, "postgres", "postgres", "SELECT 1") == "1"
 
     def settle(self, port: int) -> None:
-        """Make role and database `citylab`, and TimescaleDB part of every database made from now on."""
-        ask = self._psql
-        has_role = ask(port, "postgres", "postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'citylab'")
-        verb = "ALTER" if has_role else "CREATE"
+        """Make role and database `citylab`, and see that TimescaleDB works for that role.
+
+        The role is no superuser: TimescaleDB is a trusted extension, so whoever owns a database can create it.
+        """
         password = self._passwords()["citylab"]
-        ask(port, "postgres", "postgres", f"{verb} ROLE citylab LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")
-        ask(port, "postgres", "template1", "CREATE EXTENSION IF NOT EXISTS timescaledb")
-        if not ask(port, "postgres", "postgres", "SELECT 1 FROM pg_database WHERE datname = 'citylab'"):
-            ask(port, "postgres", "postgres", "CREATE DATABASE citylab OWNER citylab")
-        if ask(port, "citylab", "citylab", "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") != "1":
-            raise OSError("database citylab came without TimescaleDB")
+        known = self._psql(port, "postgres", "postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'citylab'")
+        verb = "ALTER" if known else "CREATE"
+        role = f"{verb} ROLE citylab LOGIN CREATEDB CREATEROLE PASSWORD '{password}'"
+        self._psql(port, "postgres", "postgres", role)
+        if not self._psql(
+            port, "postgres", "postgres", "SELECT 1 FROM pg_database WHERE datname = 'citylab'"
+        ):
+            self._psql(port, "postgres", "postgres", "CREATE DATABASE citylab OWNER citylab")
+        self._psql(
+            port,
+            "citylab",
+            "citylab",
+            "SET client_min_messages = error; CREATE EXTENSION IF NOT EXISTS timescaledb",
+        )
 
     def url(self, port: int) -> str:
+        """Return postgresql://... with the role's password."""
         return f"postgresql://citylab:{self._passwords()['citylab']}@127.0.0.1:{port}/citylab"
 
 
-SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-ENGINES: tuple[type[Engine], ...] = (Mosquitto, Kafka, Postgres)
+# In the order of starting and waiting: the slowest last.
+ENGINES: tuple[type[Engine], ...] = (Mosquitto, Postgres, Kafka)
 
 
 def find_java() -> str:
@@ -654,51 +768,61 @@ class Fleet:
 
     def _started(self) -> dict[str, Started]:
         path = self.home / "started.json"
-        records: Mapping[str, dict[str, str | int]] = json.loads(path.read_text()) if path.exists() else {}
-        return {name: Started(**record) for name, record in records.items()}  # type: ignore[arg-type]
+        records: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        return {name: Started(**record) for name, record in records.items()}
 
     def _remember(self, name: str, process: Started) -> None:
         records = self._started() | {name: process}
-        write_private(self.home / "started.json", json.dumps({n: asdict(p) for n, p in records.items()}, indent=1))
+        write_private(
+            self.home / "started.json", json.dumps({n: asdict(p) for n, p in records.items()}, indent=1)
+        )
 
     def environment(self) -> str:
         """Return KEY=VALUE lines for the engines that run."""
         started = self._started()
-        running = [(e, started[e.name]) for e in self.everything if e.name in started and started[e.name].alive()]
+        running = [
+            (e, started[e.name]) for e in self.everything if e.name in started and started[e.name].alive()
+        ]
         return "".join(f"{engine.variable}={engine.url(process.port)}\n" for engine, process in running)
 
     def _publish(self) -> None:
         write_private(self.home / "engines.env", self.environment())
 
     def install(self) -> int:
+        """Install what is missing; go on with the next engine when one fails."""
         failed = False
         log = self.home / "logs" / "install.log"
-        with only_one(self.home):
+        with locked(self.home / "lock"):
             for engine in self.engines:
+                if not engine.missing():
+                    say(f"{engine.title}: is installed")
+                    continue
+                say(f"{engine.title}: installing ...")
                 began = time.monotonic()
-                if engine.missing():
-                    say(f"{engine.title}: installing ...")
                 try:
                     engine.install(log)
-                except Problem as problem:
-                    say(f"{engine.title}: {problem}")
+                except SetupError as error:
+                    say(f"{engine.title}: {error}")
                     failed = True
                 else:
                     say(f"{engine.title}: installed ({time.monotonic() - began:.1f} s)")
         return int(failed)
 
     def start(self) -> int:
+        """Start all, then wait for each; what fails is ended and does not keep the others from running."""
         failed = False
-        with only_one(self.home):
+        with locked(self.home / "lock"):
             waiting: list[tuple[Engine, Started, float]] = []
             for engine in self.engines:
                 if reason := engine.missing():
-                    say(f"{engine.title}: NOT INSTALLED ({reason}); run: {sys.argv[0]} install --only {engine.name}")
+                    say(
+                        f"{engine.title}: NOT INSTALLED ({reason}); run: {sys.argv[0]} install --only {engine.name}"
+                    )
                     continue
                 try:
                     fresh = self._launch(engine)
-                except Problem as problem:
-                    say(f"{engine.title}: {problem}")
+                except SetupError as error:
+                    say(f"{engine.title}: {error}")
                     failed = True
                     continue
                 if fresh:
@@ -706,16 +830,17 @@ class Fleet:
             for engine, process, began in waiting:
                 try:
                     wait_until_it_answers(engine, process)
-                except Problem as problem:
+                except SetupError as error:
                     process.end(engine.graceful)
-                    say(f"{engine.title}: {problem}")
+                    say(f"{engine.title}: {error}")
                     failed = True
                 else:
                     say(f"{engine.title}: started on port {process.port} ({time.monotonic() - began:.1f} s)")
             self._publish()
         if not self.environment():
             say("no engine runs")
-            failed = True
+            return 1
+        say(f"addresses: {self.home / 'engines.env'}")
         return int(failed)
 
     def _launch(self, engine: Engine) -> Started | None:
@@ -733,7 +858,12 @@ class Fleet:
             engine.log.replace(engine.log.with_suffix(".log.1"))
         with engine.log.open("w") as out:
             child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=engine.data,
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=engine.data,
                 env=os.environ | {"LC_ALL": "C.UTF-8"},
             )
         process = Started.of(child.pid, port)
@@ -741,7 +871,8 @@ class Fleet:
         return process
 
     def stop(self) -> int:
-        with only_one(self.home):
+        """End what this script started, and nothing else."""
+        with locked(self.home / "lock"):
             started = self._started()
             for engine in self.engines:
                 process = started.get(engine.name)
@@ -754,6 +885,7 @@ class Fleet:
         return 0
 
     def status(self) -> int:
+        """Print one line an engine."""
         started = self._started()
         all_run = True
         for engine in self.engines:
@@ -764,11 +896,14 @@ class Fleet:
                 all_run = all_run and state == "runs"
             else:
                 reason = engine.missing()
-                print(f"{engine.name:10} {f'not installed: {reason}' if reason else 'installed, does not run'}")
+                print(
+                    f"{engine.name:10} {f'not installed: {reason}' if reason else 'installed, does not run'}"
+                )
                 all_run = False
         return 0 if all_run else 1
 
     def env(self) -> int:
+        """Print the addresses."""
         lines = self.environment()
         print(lines, end="")
         if not lines:
@@ -790,7 +925,7 @@ def wait_until_it_answers(engine: Engine, process: Started) -> None:
     said = "no answer"
     while time.monotonic() < deadline:
         if not process.alive():
-            raise Problem(f"ended while starting. The end of {engine.log}:\n{last_lines(engine.log)}")
+            raise SetupError(f"ended while starting. The end of {engine.log}:\n{last_lines(engine.log)}")
         try:
             if engine.answers(process.port):
                 engine.settle(process.port)
@@ -798,7 +933,9 @@ def wait_until_it_answers(engine: Engine, process: Started) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             said = str(error)
         time.sleep(0.1)
-    raise Problem(f"not ready after {START_SECONDS:.0f} s ({said}). The end of {engine.log}:\n{last_lines(engine.log)}")
+    raise SetupError(
+        f"not ready after {START_SECONDS:.0f} s ({said}). The end of {engine.log}:\n{last_lines(engine.log)}"
+    )
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -811,11 +948,17 @@ def arguments() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--dir", type=Path, default=Path("~/.cache/citylab/engines"), metavar="DIR",
+        "--dir",
+        type=Path,
+        default=Path("~/.cache/citylab/engines"),
+        metavar="DIR",
         help="folder of installation, data, logs and engines.env (default: %(default)s, shared by all clones)",
     )
     shared.add_argument(
-        "--only", action="append", choices=[kind.name for kind in ENGINES], metavar="ENGINE",
+        "--only",
+        action="append",
+        choices=[kind.name for kind in ENGINES],
+        metavar="ENGINE",
         help="only this engine: mosquitto, kafka or postgres; may be repeated",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -835,10 +978,16 @@ def main() -> int:
     options = arguments().parse_args()
     try:
         fleet = Fleet(options.dir.expanduser().resolve(), options.only or [kind.name for kind in ENGINES])
-        command = {"install": fleet.install, "start": fleet.start, "stop": fleet.stop, "status": fleet.status, "env": fleet.env}
+        command = {
+            "install": fleet.install,
+            "start": fleet.start,
+            "stop": fleet.stop,
+            "status": fleet.status,
+            "env": fleet.env,
+        }
         return command[options.command]()
-    except Problem as problem:
-        say(str(problem))
+    except SetupError as error:
+        say(str(error))
     except OSError as error:
         say(f"{error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
