@@ -68,6 +68,15 @@ class Message(NamedTuple):
     ack: Callable[[], None]
 
 
+class Will(NamedTuple):
+    """What an MQTT broker publishes for a client whose connection ends without DISCONNECT (the last will)."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+
+
 class NewEvent(NamedTuple):
     """What is appended to the event log. Events with one key keep their order."""
 

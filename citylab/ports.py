@@ -5,9 +5,13 @@ An adapter promises what the docstrings here say, and translates its engine's er
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from citylab.model import Batch, Message, NewEvent, Position, Topic
+from citylab.model import Batch, Message, NewEvent, Position, Topic, Will
+
+if TYPE_CHECKING:  # they need numpy, which a gateway has not
+    from citylab.columns import Int64, Observations
+    from citylab.writes import Saved, Write
 
 START = Position(0, b"")
 
@@ -98,7 +102,9 @@ class BrokerConnection(Protocol):
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int | None:
         """Hand a message to the connection; return its packet number, or None when there is no connection.
 
-        A QoS 1 message whose connection ends before its PUBACK is forgotten: the caller sends it again.
+        A QoS 1 message whose connection ends before its PUBACK is forgotten: the caller sends it again. Packet numbers
+        of two connections differ. None too when 65,535 messages wait for their PUBACK. Raises ValueError for a topic
+        that cannot be published to.
         """
         ...
 
@@ -109,9 +115,26 @@ class BrokerConnection(Protocol):
     async def messages(self, *, most: int = 1_000, linger: float = 0.0) -> list[Message]:
         """Wait for messages; return up to `most` in order of receipt, after at most `linger` seconds more.
 
-        Their PUBACKs leave in the order of receipt whatever the order of `ack()` calls is. After a reconnect,
-        `ack()` of an older message does nothing: the broker sends the message again.
+        Their PUBACKs leave in the order of receipt whatever the order of `ack()` calls is; call `ack()` from the event
+        loop. After a reconnect `ack()` of an older message does nothing: the broker or the sender sends it again. What
+        came before a disconnect is still given out; only at the byte limit it is dropped.
         """
+        ...
+
+
+class BrokerConnector(Protocol):
+    """Makes connections to the one broker that the settings name; `citylab.wiring` has it."""
+
+    def __call__(
+        self,
+        *,
+        client_id: str,
+        clean_session: bool = True,
+        keep_alive: int = 30,
+        subscriptions: Sequence[tuple[str, int]] = (),
+        will: Will | None = None,
+    ) -> BrokerConnection:
+        """Make a connection, not yet opened. keep_alive: s; subscriptions: (topic filter, QoS 0 or 1)."""
         ...
 
 
@@ -138,10 +161,22 @@ class Transaction(Protocol):
         """Run a query through a cursor on the server; yield its rows `size` at a time, in constant memory."""
         ...
 
+    async def save_observations(self, rows: "Observations") -> "Int64":
+        """Store rows that came through the API, with all that follows from them; return their ids."""
+        ...
+
 
 class Store(Protocol):
     """PostgreSQL, with what TimescaleDB adds where it is offered. Opened with `async with`."""
 
     def transaction(self, *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commit at the end of the block, roll back when it raises."""
+        ...
+
+    async def save(self, write: "Write") -> "Saved":
+        """Store a batch of the stream path in one transaction of its own, meeting other transactions patiently.
+
+        Raises `CatalogueChanged` or `PositionMoved` (nothing stored), `Unavailable` (whether it was stored is in
+        the positions).
+        """
         ...

@@ -1,13 +1,12 @@
-"""The store's connections and transactions (psycopg 3). What is written lies beside: `saving`, `entity_writes`."""
+"""What every adapter of the store shares: the type of its connections, and the translation of errors."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from citylab.errors import Rejected, Unavailable
 
@@ -36,78 +35,3 @@ def translated() -> Iterator[None]:
         raise Unavailable(
             "store", str(error).strip().splitlines()[0] if str(error) else "connection lost"
         ) from error
-
-
-class PostgresTransaction:
-    """`ports.Transaction` on one connection, which adapters may use directly."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    async def fetch(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        with translated():
-            return await (await self.connection.execute(sql, parameters or None)).fetchall()
-
-    async def execute(self, sql: str, parameters: Parameters = ()) -> int:
-        with translated():
-            return (await self.connection.execute(sql, parameters or None)).rowcount
-
-    async def stream(
-        self, sql: str, parameters: Parameters = (), *, size: int = 1_000
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
-        with translated():
-            async with self.connection.cursor("stream") as cursor:
-                await cursor.execute(sql, parameters or None)
-                while rows := await cursor.fetchmany(size):
-                    yield rows
-
-
-class PostgresStore:
-    """`ports.Store`: a bounded pool of connections to one database.
-
-    url: postgresql://user:password@host:port/database; statement_timeout in seconds, 0 for none.
-    """
-
-    def __init__(
-        self, url: str, *, name: str = "citylab", connections: int = 8, statement_timeout: float = 30
-    ) -> None:
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            url,
-            min_size=0,
-            max_size=connections,
-            open=False,
-            timeout=10,
-            reconnect_timeout=5,
-            kwargs={
-                "application_name": name,
-                "connect_timeout": 5,
-                "autocommit": True,  # a transaction is opened where one is meant
-                "options": f"-c timezone=UTC -c statement_timeout={round(statement_timeout * 1000)}"
-                " -c idle_in_transaction_session_timeout=120000 -c search_path=public",
-            },
-        )
-
-    async def __aenter__(self) -> Self:
-        with translated():
-            await self._pool.open()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._pool.close()
-
-    @asynccontextmanager
-    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[PostgresTransaction]:
-        with translated():
-            async with self._pool.connection() as connection:
-                # A statement of its own is a transaction of its own: reading needs no BEGIN and COMMIT around it.
-                if read_only:
-                    yield PostgresTransaction(connection)
-                else:
-                    async with connection.transaction():
-                        yield PostgresTransaction(connection)
-
-    async def wait(self, seconds: float = 60) -> None:
-        """Return once the store answers. Raises `Unavailable`."""
-        with translated():
-            async with asyncio.timeout(seconds), self._pool.connection(timeout=seconds) as connection:
-                await connection.execute("SELECT 1")

@@ -166,6 +166,13 @@ CREATE TABLE latest (
     high_water timestamptz                -- the greatest stream time ever stored; never lowered
 ) WITH (fillfactor = 60);
 
+-- Which features a Datastream's observations have had: what observed_area is made from.
+CREATE TABLE observed_features (
+    datastream_id bigint NOT NULL,
+    feature_id bigint NOT NULL,
+    PRIMARY KEY (datastream_id, feature_id)
+);
+
 CREATE TABLE aggregates (
     datastream_id bigint NOT NULL,
     width int NOT NULL,                   -- of the window, in seconds: 60, 3600 or 86400

@@ -55,7 +55,7 @@ async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]
                 " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
             )
             rows = await (await connection.execute("SELECT number, digest FROM migrations")).fetchall()
-            done = dict(rows)
+            done: dict[int, str] = dict(rows)
             known = migrations()
             if done and max(done) > known[-1].number:
                 raise ConfigurationError(

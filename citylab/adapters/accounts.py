@@ -1,0 +1,169 @@
+"""What a write accounts for: the log's positions, rejections, and the ledger of each gateway."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+
+from citylab.adapters.pgbinary import PgArray, times
+from citylab.adapters.postgres import Connection
+from citylab.columns import Int64
+from citylab.model import Micros, Position, Topic
+from citylab.writes import NewRejection, PositionMoved, Span, Write
+
+CONSUMER = "processing"
+REJECTIONS_KEPT = 10_000  # rows a gateway; what is beyond is counted in the ledger alone
+
+
+async def take_positions(connection: Connection, spans: Sequence[Span]) -> None:
+    """Lock the partitions' positions and compare them with what the batch was read from (the fence)."""
+    moved: dict[tuple[Topic, int], Position] = {}
+    for span in sorted(spans, key=lambda span: (span.topic, span.partition)):
+        cursor = await connection.execute(
+            'SELECT "offset", fingerprint FROM positions WHERE consumer = %s AND topic = %s AND partition = %s FOR UPDATE',
+            (CONSUMER, span.topic, span.partition),
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            await connection.execute(
+                "INSERT INTO positions VALUES (%s, %s, %s, 0, '') ON CONFLICT DO NOTHING",
+                (CONSUMER, span.topic, span.partition),
+            )
+            row = (0, b"")
+        if row[0] != span.before.offset and not (row[0] == 0 and row[1] == b""):
+            moved[span.topic, span.partition] = Position(row[0], bytes(row[1]))
+    if moved:
+        raise PositionMoved(moved)
+
+
+async def move_positions(connection: Connection, spans: Sequence[Span]) -> None:
+    """Store the positions after the batch, which its transaction has locked."""
+    for span in spans:
+        await connection.execute(
+            'UPDATE positions SET "offset" = %s, fingerprint = %s WHERE consumer = %s AND topic = %s AND partition = %s',
+            (span.after.offset, span.after.fingerprint, CONSUMER, span.topic, span.partition),
+        )
+
+
+async def keep_rejections(
+    connection: Connection, write: Write, rejections: Sequence[NewRejection]
+) -> list[bool]:
+    """Keep the rejections' records; return which are new. What a gateway has beyond its quota is only counted."""
+    if not rejections:
+        return []
+    gateways = sorted({write.receipts[r.receipt].gateway for r in rejections})
+    cursor = await connection.execute(
+        "SELECT gateway, count(*) FROM rejections WHERE gateway = ANY(%s) GROUP BY gateway", (gateways,)
+    )
+    kept: dict[str, int] = dict(await cursor.fetchall())
+    new = []
+    for rejection in rejections:
+        r = write.receipts[rejection.receipt]
+        if kept.get(r.gateway, 0) >= REJECTIONS_KEPT:
+            new.append(True)
+            continue
+        cursor = await connection.execute(
+            'INSERT INTO rejections (gateway, epoch, seq, topic, partition, "offset", record, reason, detail, stream,'
+            " content, payload, received_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            (
+                r.gateway, r.epoch, r.seq, r.topic, r.partition, r.offset, rejection.record, rejection.reason,
+                rejection.detail, rejection.stream, rejection.content, rejection.payload, _moment(r.received_at),
+            ),
+        )  # fmt: skip
+        new.append(cursor.rowcount == 1)
+        kept[r.gateway] = kept.get(r.gateway, 0) + cursor.rowcount
+    return new
+
+
+def _moment(micros: Micros) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+
+
+async def account(
+    connection: Connection,
+    write: Write,
+    stored_receipt: Int64,
+    rejections: Sequence[NewRejection],
+    kept: list[bool],
+) -> None:
+    """Enter the packs into the ledger."""
+    if not write.receipts:
+        return
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, receipt in enumerate(write.receipts):
+        groups.setdefault((receipt.gateway, receipt.epoch), []).append(i)
+    stored = np.bincount(stored_receipt, minlength=len(write.receipts))
+    reasons: dict[int, Counter[str]] = {}
+    for rejection, new in zip(rejections, kept, strict=True):
+        if new:
+            reasons.setdefault(rejection.receipt, Counter())[rejection.reason] += 1
+    entries = []
+    for (gateway, epoch), members in sorted(groups.items()):
+        packs = [write.receipts[i] for i in members]
+        by_reason: Counter[str] = sum((reasons.get(i, Counter()) for i in members), Counter())
+        records = sum(pack.records for pack in packs)
+        here = int(stored[members].sum())
+        rejected = by_reason.total()
+        last = max(packs, key=lambda pack: pack.received_at)
+        entries.append(
+            (
+                gateway, epoch, _multirange(pack.seq for pack in packs if pack.epoch), len(packs), records, here,
+                records - here - rejected, rejected, msgspec.json.encode(by_reason).decode(),
+                sum(pack.untimed for pack in packs), min(pack.received_at for pack in packs), last.received_at,
+                None if last.newest is None else (last.received_at - last.newest) // 1000,
+            )
+        )  # fmt: skip
+    columns = list(zip(*entries, strict=True))
+    int64 = [np.array(columns[i], np.int64) for i in (1, 3, 4, 5, 6, 7, 9, 10, 11)]
+    epochs, packs_, records_, stored_, duplicates, rejected_, untimed, first, last_ = int64
+    await connection.execute(
+        _MERGE_LEDGER,
+        (
+            list(columns[0]), PgArray(epochs), list(columns[2]), PgArray(packs_), PgArray(records_), PgArray(stored_),
+            PgArray(duplicates), PgArray(rejected_), list(columns[8]), PgArray(untimed), times(first), times(last_),
+            list(columns[12]),
+        ),
+    )  # fmt: skip
+
+
+def _multirange(numbers: Iterable[int]) -> str:
+    """`{[1,5),[7,8)}` of the numbers that occur."""
+    found = np.unique(np.fromiter(numbers, np.int64))
+    if not len(found):
+        return "{}"
+    breaks = np.flatnonzero(np.diff(found) != 1)
+    begins, ends = found[np.r_[0, breaks + 1]], found[np.r_[breaks, len(found) - 1]] + 1
+    return "{" + ",".join(f"[{a},{b})" for a, b in zip(begins, ends, strict=True)) + "}"
+
+
+_NEW_PACKS = "(SELECT coalesce(sum(upper(r) - lower(r)), 0) FROM unnest(excluded.received - l.received) r)"
+_MERGE_LEDGER = f"""
+INSERT INTO ledger AS l (gateway, epoch, received, packs, duplicate_packs, records, stored, duplicates, rejected,
+    rejected_by_reason, untimed, first_at, last_at, skew_ms)
+SELECT g, e, r::int8multirange,
+    CASE WHEN e = 0 THEN p ELSE (SELECT coalesce(sum(upper(x) - lower(x)), 0) FROM unnest(r::int8multirange) x) END,
+    CASE WHEN e = 0 THEN 0 ELSE p - (SELECT coalesce(sum(upper(x) - lower(x)), 0) FROM unnest(r::int8multirange) x) END,
+    n, s, d, j, b::jsonb, u, f, t, k
+FROM unnest(%s::text[], %b::int8[], %s::text[], %b::int8[], %b::int8[], %b::int8[], %b::int8[], %b::int8[], %s::text[],
+    %b::int8[], %b::timestamptz[], %b::timestamptz[], %s::int8[]) AS q (g, e, r, p, n, s, d, j, b, u, f, t, k)
+ON CONFLICT (gateway, epoch) DO UPDATE SET
+    received = l.received + excluded.received,
+    packs = l.packs + CASE WHEN l.epoch = 0 THEN excluded.packs ELSE {_NEW_PACKS} END,
+    duplicate_packs = l.duplicate_packs + CASE WHEN l.epoch = 0 THEN 0
+        ELSE excluded.packs + excluded.duplicate_packs - {_NEW_PACKS} END,
+    records = l.records + excluded.records,
+    stored = l.stored + excluded.stored,
+    duplicates = l.duplicates + excluded.duplicates,
+    rejected = l.rejected + excluded.rejected,
+    rejected_by_reason = CASE WHEN excluded.rejected = 0 THEN l.rejected_by_reason ELSE (
+        SELECT jsonb_object_agg(key, n) FROM (SELECT key, sum(value::bigint) AS n FROM (
+            SELECT * FROM jsonb_each_text(l.rejected_by_reason) UNION ALL
+            SELECT * FROM jsonb_each_text(excluded.rejected_by_reason)) u GROUP BY key) s) END,
+    untimed = l.untimed + excluded.untimed,
+    first_at = least(l.first_at, excluded.first_at),
+    last_at = greatest(l.last_at, excluded.last_at),
+    skew_ms = coalesce(excluded.skew_ms, l.skew_ms)
+"""  # noqa: S608 -- expressions of our own

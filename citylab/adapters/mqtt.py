@@ -1,0 +1,567 @@
+"""MQTT 3.1.1 through paho-mqtt: one network thread a connection, which never waits for the event loop.
+
+paho is driven through its interface for foreign event loops (`loop_read`, `loop_write`, `loop_misc`), because its own
+loop asks the system for one to four bytes at a time, and each such call hands the interpreter to another thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import structlog
+from paho.mqtt.client import Client, MQTTMessage, error_string
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from citylab.errors import ConfigurationError
+from citylab.model import Message, Micros, Will
+from citylab.times import now
+
+log = structlog.get_logger(__name__)
+
+MOST_UNACKNOWLEDGED = 64 << 20  # bytes
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # s between two tries, before the jitter
+ANSWER_WITHIN = 10.0  # s until CONNACK and every SUBACK
+CLOSE_WITHIN = 2.0  # s for what is still to be sent when we close
+READ_AT_ONCE = 256 << 10  # bytes; memory is touched only as far as they come
+HELD_FOR_SENDING = 256 << 10  # bytes that leave in one system call
+
+
+class Address(NamedTuple):
+    """Where a broker is: mqtt://[user:password@]host[:port], mqtts:// with `?ca=FILE` for an authority of one's own."""
+
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read a URL. Raises ConfigurationError, without showing the password."""
+        wrong = "CITYLAB_BROKER_URL must look like mqtt://[user:password@]host[:port] or mqtts://...[?ca=FILE]"
+        try:
+            parts = urlsplit(url)
+            options = parse_qs(parts.query, strict_parsing=bool(parts.query))
+            tls = parts.scheme == "mqtts"
+            port = parts.port or (8883 if tls else 1883)
+        except ValueError as error:
+            raise ConfigurationError(f"{wrong}: {error}") from None
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or parts.path not in {"", "/"}:
+            raise ConfigurationError(wrong)
+        if set(options) - ({"ca"} if tls else set()):
+            raise ConfigurationError(f"{wrong}; it has {', '.join(options)}")
+        authority = options["ca"][0] if options else None
+        try:
+            context = ssl.create_default_context(cafile=authority) if tls else None
+        except OSError as error:
+            file = Path(authority or "")
+            raise ConfigurationError(f"the certificate authority {file} cannot be read: {error}") from None
+        user, password = (unquote(part) if part is not None else None for part in (parts.username, parts.password))
+        return cls(parts.hostname, port, user, password, context)
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return str(self)  # a password never prints
+
+
+class MqttConnection:
+    """`citylab.ports.BrokerConnection` by paho-mqtt. Use it from one event loop; `ack()` too.
+
+    client_id: the broker disconnects an older client of the same name. subscriptions: (topic filter, QoS 0 or 1), made
+    anew with each connection before `connected` is true. keep_alive: s. most_unacknowledged_bytes: payloads received
+    and not acknowledged; beyond it the connection is dropped, with what nobody has asked for yet, and opened again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client_id: str,
+        clean_session: bool = True,
+        keep_alive: int = 30,
+        subscriptions: Sequence[tuple[str, int]] = (),
+        will: Will | None = None,
+        most_unacknowledged_bytes: int = MOST_UNACKNOWLEDGED,
+        clock: Callable[[], Micros] = now,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        if any(qos not in {0, 1} for _, qos in subscriptions):
+            raise ValueError("subscriptions are made at QoS 0 or 1")
+        self.address = Address.parse(url)
+        self.client_id = client_id
+        self.clean_session = clean_session
+        self.keep_alive = keep_alive
+        self.subscriptions = list(subscriptions)
+        self.will = will
+        self.most_unacknowledged_bytes = most_unacknowledged_bytes
+        self.clock = clock
+        self._draw = draw
+        # Written by the network thread, read by the event loop.
+        self.incoming: deque[Message] = deque()
+        self.acknowledged: deque[int] = deque()
+        self._waking = False
+        # The event loop's.
+        self._session: Session | None = None
+        self._why = "not connected yet"
+        self._said_lost = False
+        self._lost_unseen = False
+        self._up, self._down = asyncio.Event(), asyncio.Event()
+        self._something, self._pubacks = asyncio.Event(), asyncio.Event()
+        self._finished = asyncio.Event()
+        self._down.set()
+        # Both's.
+        self._current: Session | None = None
+        self._stop = threading.Event()
+        self._settled = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name=f"mqtt {self.client_id}", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._stop.set()
+        self._settled.set()
+        if current := self._current:
+            current.end("closed", politely=True)
+        await self._finished.wait()
+        self._thread.join()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the connection and the subscriptions."""
+        return self._session is not None
+
+    async def wait_connected(self) -> int:
+        """Return the number of this connection (1, 2, ...) once connected, at once if it is."""
+        while self._session is None:
+            await self._up.wait()
+        return self._session.number
+
+    async def wait_disconnected(self) -> str:
+        """Return why, once the connection is gone, at once if it is."""
+        await self._down.wait()
+        return self._why
+
+    def reconnect(self, why: str) -> None:
+        """Drop the connection and open it anew."""
+        if session := self._session:
+            self._lose(why)
+            session.end(why)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int | None:
+        """Hand a message to the connection; return its packet number, or None when it cannot take it."""
+        session = self._session
+        return session.publish(topic, payload, qos, retain) if session else None
+
+    async def pubacks(self) -> list[int]:
+        """Wait for PUBACKs; return the packet numbers acknowledged since the last call. [] after a disconnect."""
+        while not self.acknowledged:
+            if self._lost_unseen:
+                self._lost_unseen = False
+                return []
+            self._pubacks.clear()
+            await self._pubacks.wait()
+        return [self.acknowledged.popleft() for _ in range(len(self.acknowledged))]
+
+    async def messages(self, *, most: int = 1_000, linger: float = 0.0) -> list[Message]:
+        """Wait for messages; return up to `most` in order of receipt, after at most `linger` seconds more."""
+        while not self.incoming:
+            self._something.clear()
+            await self._something.wait()
+        if linger > 0 and len(self.incoming) < most:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(linger):
+                    while len(self.incoming) < most:
+                        self._something.clear()
+                        await self._something.wait()
+        taken = [self.incoming.popleft() for _ in range(min(most, len(self.incoming)))]
+        if session := self._current:
+            session.released += sum(len(message.payload) for message in taken if message.ack is nothing)
+        return taken
+
+    # -- from here on the network thread, but for the callbacks that it hands to the event loop -----------------------
+
+    def _run(self) -> None:
+        failures, number = 0, 0
+        try:
+            while not self._stop.is_set():
+                number += 1
+                began = time.monotonic()
+                held = sum(len(message.payload) for message in self.incoming)
+                self._current = session = Session(self, number, held)
+                why = session.run()
+                self._tell(self._ended, session, why)
+                # A connection that the broker drops again and again is opened ever less often.
+                failures = 1 if time.monotonic() - began > LONGEST_DELAY else failures + 1
+                delay = min(FIRST_DELAY * 2 ** min(failures - 1, 10), LONGEST_DELAY)
+                self._stop.wait(delay * (0.5 + self._draw() / 2))
+                self._settled.wait()  # what the old connection delivered is dealt with before a new one delivers
+                self._settled.clear()
+        finally:
+            self._tell(self._finished.set)
+
+    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is gone, and nobody is left to be told
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def wake(self) -> None:
+        """Tell the event loop once that something came, however much it is."""
+        if not self._waking:
+            self._waking = True
+            self._tell(self._woken)
+
+    def _woken(self) -> None:
+        self._waking = False  # before looking: what comes from now on wakes again
+        if self.incoming:
+            self._something.set()
+        if self.acknowledged:
+            self._pubacks.set()
+
+    def opened(self, session: "Session") -> None:
+        """Tell the event loop that broker and subscriptions are there."""
+        self._tell(self._opened, session)
+
+    def _opened(self, session: "Session") -> None:
+        if session.why:
+            return
+        self._session = session
+        self._down.clear()
+        self._up.set()
+        if self._said_lost:
+            self._said_lost = False
+            log.info("connected to the MQTT broker", broker=str(self.address), client=self.client_id)
+
+    def _lose(self, why: str) -> None:
+        if self._session:
+            self._session = None
+            self._lost_unseen = True
+        self._why = why
+        self._up.clear()
+        self._down.set()
+        self._pubacks.set()
+
+    def _ended(self, session: "Session", why: str) -> None:
+        self._lose(why)
+        session.forget()
+        dropped = 0
+        if session.too_much:
+            dropped = len(self.incoming)
+            self.incoming.clear()
+        self._settled.set()
+        if not self._said_lost and not self._stop.is_set():
+            self._said_lost = True
+            log.warning(
+                "no connection to the MQTT broker; trying again until there is one",
+                broker=str(self.address), client=self.client_id, why=why, messages_dropped=dropped,
+            )  # fmt: skip
+
+
+def nothing() -> None:
+    """Acknowledge a message of QoS 0."""
+
+
+class Receipt:
+    """A message whose PUBACK has not been sent."""
+
+    __slots__ = ("acknowledged", "mid", "session", "size")
+
+    def __init__(self, session: "Session", mid: int, size: int) -> None:
+        self.session = session
+        self.mid = mid
+        self.size = size
+        self.acknowledged = False
+
+    def ack(self) -> None:
+        """Send the PUBACK once every earlier message of the connection has been acknowledged."""
+        self.acknowledged = True
+        self.session.send_pubacks()
+
+
+class Session:
+    """One network connection, from CONNECT to its end. A new one starts without memory of the old."""
+
+    def __init__(self, connection: MqttConnection, number: int, held: int) -> None:
+        """number: 1, 2, ...; held: bytes of earlier messages that nobody has asked for yet."""
+        self.number = number
+        self.why = ""
+        self.too_much = False
+        self.received = held  # bytes, written by the network thread
+        self.released = 0  # bytes, written by the event loop
+        self._connection = connection
+        self._politely = False
+        self._accepted = False
+        self._unacknowledged: deque[Receipt] = deque()
+        self._wakeup, self._waker = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._waker.setblocking(False)
+        self._socket: BufferedSocket | None = None
+        self._client = self._make_client()
+
+    def _make_client(self) -> Client:
+        connection = self._connection
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            connection.client_id,
+            clean_session=connection.clean_session,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,  # also forbids a silent downgrade to MQTT 3.1
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(0)  # no limit of paho's own: the callers' windows are the limit
+        client.username_pw_set(connection.address.username, connection.address.password)
+        if will := connection.will:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.tls_set_context(cast("ssl.SSLContext", self))  # its hook for what wraps the socket
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_socket_register_write = self._on_want_write
+        return client
+
+    # -- from the event loop ------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> int | None:
+        """Give paho a message; None when the connection has just ended or has 65,535 messages unacknowledged."""
+        info = self._client.publish(topic, payload, qos, retain)
+        return self.number << 16 | info.mid if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def send_pubacks(self) -> None:
+        """Send the PUBACKs whose turn it is. rumqttd disconnects a client that acknowledges out of order."""
+        waiting = self._unacknowledged
+        while waiting and waiting[0].acknowledged:
+            receipt = waiting.popleft()
+            self.released += receipt.size
+            self._client.ack(receipt.mid, 1)
+
+    def forget(self) -> None:
+        """Make every later `ack()` do nothing: these packet numbers mean nothing to another connection."""
+        self._unacknowledged = deque()
+
+    def end(self, why: str, *, politely: bool = False) -> None:
+        """Ask the network thread to end this connection; politely is with DISCONNECT, so that no will is published."""
+        self.why, self._politely = self.why or why, politely
+        self._on_want_write()
+
+    # -- in the network thread ----------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Connect, and serve until the connection ends. Returns why it did."""
+        connection, client = self._connection, self._client
+        try:
+            client.connect(connection.address.host, connection.address.port, connection.keep_alive)
+            self._serve()
+            if self._politely:
+                self._say_goodbye()
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+            self.why = self.why or str(error) or type(error).__name__
+        finally:
+            if self._socket:
+                self._socket.close()
+            self._wakeup.close()
+            self._waker.close()
+        return self.why
+
+    def _serve(self) -> None:
+        client, connection, sock = self._client, self._connection, self._socket
+        assert sock is not None
+        answer_by = time.monotonic() + ANSWER_WITHIN
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wakeup, selectors.EVENT_READ)
+            selector.register(sock, selectors.EVENT_READ)
+            writing = False
+            while not self.why:
+                failed = client.loop_write() if client.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+                sock.flush()
+                if writing != sock.full:
+                    writing = sock.full
+                    both = selectors.EVENT_READ | selectors.EVENT_WRITE
+                    selector.modify(sock, both if writing else selectors.EVENT_READ)
+                ready = selector.select(0 if sock.pending() or (client.want_write() and not writing) else 1.0)
+                if any(key.fileobj is self._wakeup for key, _ in ready):
+                    self._wakeup.recv(4096)
+                sock.may_read = True  # once: then it is time to write again
+                while not failed and (sock.may_read or sock.buffered()):
+                    failed = client.loop_read()
+                if self.received - self.released > connection.most_unacknowledged_bytes:
+                    self.too_much = True
+                    self.why = f"more than {connection.most_unacknowledged_bytes} bytes wait for their acknowledgement"
+                failed = failed or client.loop_misc()
+                if failed:
+                    self.why = self.why or error_string(failed)
+                elif not self._accepted and time.monotonic() > answer_by:
+                    self.why = self.why or "the broker accepts the connection and does not answer"
+
+    def _say_goodbye(self) -> None:
+        client, sock = self._client, self._socket
+        assert sock is not None
+        deadline = time.monotonic() + CLOSE_WITHIN
+        sock.wait_at_most(CLOSE_WITHIN)
+        while client.want_write() and not client.loop_write() and time.monotonic() < deadline:
+            sock.flush()
+        client.disconnect()
+        client.loop_write()
+
+    def _on_want_write(self, *_: object) -> None:
+        # paho calls this once until what is to be written has been; a full socket pair has woken already.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def _on_connect(self, client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self.why = f"the broker refuses the connection: {reason}"
+        elif self._connection.subscriptions:
+            client.subscribe(self._connection.subscriptions)
+        else:
+            self._accepted = True
+            self._connection.opened(self)
+
+    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, reasons: list[Any], _properties: Any) -> None:
+        refused = [
+            topic
+            for (topic, _), reason in zip(self._connection.subscriptions, reasons, strict=False)
+            if reason.is_failure
+        ]
+        if refused:
+            self.why = f"the broker refuses the subscription to {', '.join(refused)}"
+        else:
+            self._accepted = True
+            self._connection.opened(self)
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        connection, payload = self._connection, bytes(message.payload)
+        self.received += len(payload)
+        ack = nothing
+        if message.qos:
+            receipt = Receipt(self, message.mid, len(payload))
+            self._unacknowledged.append(receipt)
+            ack = receipt.ack
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # MQTT 3.1.1 [MQTT-1.5.3-1] forbids it, and lets a client close the connection
+            self.why = "a topic came that is not UTF-8"
+            return
+        connection.incoming.append(
+            Message(topic, payload, message.qos, bool(message.retain), connection.clock(), ack)
+        )
+        connection.wake()
+
+    def _on_publish(self, _client: Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        self._connection.acknowledged.append(self.number << 16 | mid)
+        self._connection.wake()
+
+    # -- what paho takes for a TLS context ----------------------------------------------------------------------------
+
+    check_hostname = True  # the real context does, so paho need not
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> "BufferedSocket":
+        """Put a buffer around paho's socket, and TLS under it where the URL says so."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = self._connection.address.tls
+        self._socket = BufferedSocket(context.wrap_socket(sock, **options) if context else sock)
+        return self._socket
+
+
+class BufferedSocket:
+    """What paho reads byte by byte comes out of a buffer, and what it writes packet by packet leaves together."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.may_read = True
+        self._sock = sock
+        self._input = memoryview(bytearray(READ_AT_ONCE))
+        self._at = self._end = 0
+        self._output = bytearray()
+
+    def buffered(self) -> bool:
+        """Whether there is something to read without asking the system."""
+        return self._at < self._end
+
+    def pending(self) -> int:
+        """Bytes that are here although the system's socket may be empty: ours and those that TLS has decrypted."""
+        inner = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return self._end - self._at + inner
+
+    def recv(self, size: int) -> bytes:
+        """Give at most `size` bytes; ask the system only once after `may_read` was set."""
+        if self._at == self._end:
+            if not self.may_read:
+                raise BlockingIOError
+            self.may_read = False
+            try:
+                self._at, self._end = 0, self._sock.recv_into(self._input)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise BlockingIOError from None
+        start = self._at
+        self._at = min(start + size, self._end)
+        return bytes(self._input[start : self._at])
+
+    def send(self, data: bytes) -> int:
+        """Take a packet; when much is waiting, send first."""
+        if len(self._output) >= HELD_FOR_SENDING:
+            self.flush()
+            if len(self._output) >= HELD_FOR_SENDING:
+                raise BlockingIOError
+        self._output += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Give the system as much as it takes."""
+        while self._output:
+            try:
+                sent = self._sock.send(self._output)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            del self._output[:sent]
+
+    @property
+    def full(self) -> bool:
+        """Whether something waits until the system takes more."""
+        return bool(self._output)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Block in `flush` and `close` from now on, for so long at a time."""
+        self._sock.settimeout(seconds)
+
+    def close(self) -> None:
+        """Send what is left if that works at once, and let the broker close first where we were told to wait."""
+        if self._sock.fileno() == -1:
+            return
+        with contextlib.suppress(OSError), self._sock:
+            self.flush()
+            if self._sock.gettimeout():
+                # Closing with unread bytes would reset the connection and take our DISCONNECT with it.
+                self._sock.shutdown(socket.SHUT_WR)
+                while self._sock.recv(READ_AT_ONCE):
+                    pass
+
+    def fileno(self) -> int:
+        """The system's number of the socket."""
+        return self._sock.fileno()
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 -- paho calls it so
+        """As a socket's."""
+        self._sock.setblocking(flag)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """As a socket's."""
+        self._sock.settimeout(seconds)
+
+    def do_handshake(self) -> None:
+        """Agree on keys and check the certificate, where there is TLS."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.do_handshake()

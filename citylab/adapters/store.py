@@ -1,0 +1,118 @@
+"""The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from psycopg_pool import AsyncConnectionPool
+
+from citylab.adapters.derived import FactsCache
+from citylab.adapters.pgbinary import PgArray, PgArrayDumper
+from citylab.adapters.postgres import Connection, Parameters, translated
+from citylab.adapters.saving import save, save_observations
+from citylab.columns import Int64, Observations
+from citylab.errors import Unavailable
+from citylab.writes import Saved, Write
+
+_ATTEMPTS = 10  # of a transaction that met another
+
+
+class PostgresTransaction:
+    """`ports.Transaction` on one connection, which adapters may use directly."""
+
+    def __init__(self, connection: Connection, cache: FactsCache) -> None:
+        self.connection = connection
+        self._cache = cache
+
+    async def fetch(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        with translated():
+            return await (await self.connection.execute(sql, parameters or None)).fetchall()
+
+    async def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        with translated():
+            return (await self.connection.execute(sql, parameters or None)).rowcount
+
+    async def stream(
+        self, sql: str, parameters: Parameters = (), *, size: int = 1_000
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        with translated():
+            async with self.connection.cursor("stream") as cursor:
+                await cursor.execute(sql, parameters or None)
+                while rows := await cursor.fetchmany(size):
+                    yield rows
+
+    async def save_observations(self, rows: Observations) -> Int64:
+        with translated():
+            return await save_observations(self.connection, self._cache, rows)
+
+
+class PostgresStore:
+    """`ports.Store`: a bounded pool of connections to one database.
+
+    url: postgresql://user:password@host:port/database; statement_timeout in seconds, 0 for none.
+    """
+
+    def __init__(
+        self, url: str, *, name: str = "citylab", connections: int = 8, statement_timeout: float = 30
+    ) -> None:
+        self._cache = FactsCache()
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=0,
+            max_size=connections,
+            open=False,
+            configure=_configure,
+            timeout=10,
+            reconnect_timeout=5,
+            kwargs={
+                "application_name": name,
+                "connect_timeout": 5,
+                "autocommit": True,  # a transaction is opened where one is meant
+                "options": f"-c timezone=UTC -c statement_timeout={round(statement_timeout * 1000)}"
+                " -c idle_in_transaction_session_timeout=120000 -c search_path=public",
+            },
+        )
+
+    async def __aenter__(self) -> Self:
+        with translated():
+            await self._pool.open()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[PostgresTransaction]:
+        with translated():
+            async with self._pool.connection() as connection:
+                # A statement of its own is a transaction of its own: reading needs no BEGIN and COMMIT around it.
+                if read_only:
+                    yield PostgresTransaction(connection, self._cache)
+                else:
+                    async with connection.transaction():
+                        yield PostgresTransaction(connection, self._cache)
+
+    async def save(self, write: Write) -> Saved:
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self.transaction() as transaction:
+                    return await save(transaction.connection, self._cache, write)
+            except Unavailable as error:
+                self._cache.drop()
+                if error.retry_after or attempt == _ATTEMPTS - 1:
+                    raise
+            except Exception:
+                self._cache.drop()
+                raise
+        raise AssertionError
+
+    async def wait(self, seconds: float = 60) -> None:
+        """Return once the store answers. Raises `Unavailable`."""
+        with translated():
+            async with asyncio.timeout(seconds), self._pool.connection(timeout=seconds) as connection:
+                await connection.execute("SELECT 1")
+
+
+async def _configure(connection: Connection) -> None:
+    connection.adapters.register_dumper(PgArray, PgArrayDumper)
