@@ -6,7 +6,6 @@ loop asks the system for one to four bytes at a time, and each such call hands t
 
 import asyncio
 import contextlib
-import logging
 import random
 import selectors
 import socket
@@ -23,18 +22,18 @@ import structlog
 from paho.mqtt.client import Client, MQTTMessage, error_string
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
+from citylab.adapters.mqtt_socket import BufferedSocket
 from citylab.errors import ConfigurationError
 from citylab.model import Message, Micros, Will
 from citylab.times import now
 
+OK = MQTTErrorCode.MQTT_ERR_SUCCESS
 log = structlog.get_logger(__name__)
 
 MOST_UNACKNOWLEDGED = 64 << 20  # bytes
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # s between two tries, before the jitter
 ANSWER_WITHIN = 10.0  # s until CONNACK and every SUBACK
 CLOSE_WITHIN = 2.0  # s for what is still to be sent when we close
-READ_AT_ONCE = 256 << 10  # bytes; memory is touched only as far as they come
-HELD_FOR_SENDING = 256 << 10  # bytes that leave in one system call
 
 
 class Address(NamedTuple):
@@ -49,7 +48,9 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read a URL. Raises ConfigurationError, without showing the password."""
-        wrong = "CITYLAB_BROKER_URL must look like mqtt://[user:password@]host[:port] or mqtts://...[?ca=FILE]"
+        wrong = (
+            "CITYLAB_BROKER_URL must look like mqtt://[user:password@]host[:port] or mqtts://...[?ca=FILE]"
+        )
         try:
             parts = urlsplit(url)
             options = parse_qs(parts.query, strict_parsing=bool(parts.query))
@@ -67,7 +68,9 @@ class Address(NamedTuple):
         except OSError as error:
             file = Path(authority or "")
             raise ConfigurationError(f"the certificate authority {file} cannot be read: {error}") from None
-        user, password = (unquote(part) if part is not None else None for part in (parts.username, parts.password))
+        user, password = (
+            unquote(part) if part is not None else None for part in (parts.username, parts.password)
+        )
         return cls(parts.hostname, port, user, password, context)
 
     def __str__(self) -> str:
@@ -110,7 +113,7 @@ class MqttConnection:
         self.clock = clock
         self._draw = draw
         # Written by the network thread, read by the event loop.
-        self.incoming: deque[Message] = deque()
+        self.incoming: deque[tuple[Message, Receipt | None]] = deque()
         self.acknowledged: deque[int] = deque()
         self._waking = False
         # The event loop's.
@@ -122,8 +125,8 @@ class MqttConnection:
         self._something, self._pubacks = asyncio.Event(), asyncio.Event()
         self._finished = asyncio.Event()
         self._down.set()
+        self._current = Session(self, 1, 0)
         # Both's.
-        self._current: Session | None = None
         self._stop = threading.Event()
         self._settled = threading.Event()
 
@@ -136,10 +139,10 @@ class MqttConnection:
     async def __aexit__(self, *error: object) -> None:
         self._stop.set()
         self._settled.set()
-        if current := self._current:
-            current.end("closed", politely=True)
+        self._current.end("closed", politely=True)
         await self._finished.wait()
         self._thread.join()
+        self._current.close()
 
     @property
     def connected(self) -> bool:
@@ -189,28 +192,28 @@ class MqttConnection:
                     while len(self.incoming) < most:
                         self._something.clear()
                         await self._something.wait()
-        taken = [self.incoming.popleft() for _ in range(min(most, len(self.incoming)))]
-        if session := self._current:
-            session.released += sum(len(message.payload) for message in taken if message.ack is nothing)
+        taken, session, free = [], self._current, 0
+        for _ in range(min(most, len(self.incoming))):
+            message, receipt = self.incoming.popleft()
+            taken.append(message)
+            if receipt is None or receipt.session is not session:
+                free += len(message.payload)  # no PUBACK will do it
+        session.released += free
         return taken
 
     # -- from here on the network thread, but for the callbacks that it hands to the event loop -----------------------
 
     def _run(self) -> None:
-        failures, number = 0, 0
+        failures = 0
         try:
             while not self._stop.is_set():
-                number += 1
                 began = time.monotonic()
-                held = sum(len(message.payload) for message in self.incoming)
-                self._current = session = Session(self, number, held)
-                why = session.run()
-                self._tell(self._ended, session, why)
-                # A connection that the broker drops again and again is opened ever less often.
+                self._tell(self._ended, self._current.run())
+                # A connection that ends again and again is opened ever less often.
                 failures = 1 if time.monotonic() - began > LONGEST_DELAY else failures + 1
                 delay = min(FIRST_DELAY * 2 ** min(failures - 1, 10), LONGEST_DELAY)
                 self._stop.wait(delay * (0.5 + self._draw() / 2))
-                self._settled.wait()  # what the old connection delivered is dealt with before a new one delivers
+                self._settled.wait()  # until the event loop has made the next session
                 self._settled.clear()
         finally:
             self._tell(self._finished.set)
@@ -255,15 +258,19 @@ class MqttConnection:
         self._down.set()
         self._pubacks.set()
 
-    def _ended(self, session: "Session", why: str) -> None:
+    def _ended(self, why: str) -> None:
         self._lose(why)
+        session, dropped = self._current, 0
         session.forget()
-        dropped = 0
         if session.too_much:
             dropped = len(self.incoming)
             self.incoming.clear()
+        if self._stop.is_set():
+            return
+        held = sum(len(message.payload) for message, _ in self.incoming)
+        self._current = Session(self, session.number + 1, held)
         self._settled.set()
-        if not self._said_lost and not self._stop.is_set():
+        if not self._said_lost:
             self._said_lost = True
             log.warning(
                 "no connection to the MQTT broker; trying again until there is one",
@@ -339,7 +346,7 @@ class Session:
     def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> int | None:
         """Give paho a message; None when the connection has just ended or has 65,535 messages unacknowledged."""
         info = self._client.publish(topic, payload, qos, retain)
-        return self.number << 16 | info.mid if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS else None
+        return self.number << 16 | info.mid if info.rc is OK else None
 
     def send_pubacks(self) -> None:
         """Send the PUBACKs whose turn it is. rumqttd disconnects a client that acknowledges out of order."""
@@ -371,11 +378,15 @@ class Session:
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             self.why = self.why or str(error) or type(error).__name__
         finally:
-            if self._socket:
-                self._socket.close()
-            self._wakeup.close()
-            self._waker.close()
+            self.close()
         return self.why
+
+    def close(self) -> None:
+        """Give the sockets back; twice does nothing."""
+        if self._socket:
+            self._socket.close()
+        self._wakeup.close()
+        self._waker.close()
 
     def _serve(self) -> None:
         client, connection, sock = self._client, self._connection, self._socket
@@ -386,26 +397,27 @@ class Session:
             selector.register(sock, selectors.EVENT_READ)
             writing = False
             while not self.why:
-                failed = client.loop_write() if client.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+                if failed := client.loop_write() if client.want_write() else OK:
+                    self.why = self.why or error_string(failed)
+                    return
                 sock.flush()
                 if writing != sock.full:
                     writing = sock.full
-                    both = selectors.EVENT_READ | selectors.EVENT_WRITE
-                    selector.modify(sock, both if writing else selectors.EVENT_READ)
-                ready = selector.select(0 if sock.pending() or (client.want_write() and not writing) else 1.0)
-                if any(key.fileobj is self._wakeup for key, _ in ready):
+                    selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0))
+                at_once = sock.pending() or (client.want_write() and not writing)
+                ready = {key.fileobj for key, _ in selector.select(0 if at_once else 1.0)}
+                if self._wakeup in ready:
                     self._wakeup.recv(4096)
-                sock.may_read = True  # once: then it is time to write again
+                sock.may_read = sock in ready or sock.pending() > 0  # once: then it is time to write again
                 while not failed and (sock.may_read or sock.buffered()):
                     failed = client.loop_read()
-                if self.received - self.released > connection.most_unacknowledged_bytes:
+                if failed := failed or client.loop_misc():
+                    self.why = self.why or error_string(failed)
+                elif self.received - self.released > connection.most_unacknowledged_bytes:
                     self.too_much = True
                     self.why = f"more than {connection.most_unacknowledged_bytes} bytes wait for their acknowledgement"
-                failed = failed or client.loop_misc()
-                if failed:
-                    self.why = self.why or error_string(failed)
                 elif not self._accepted and time.monotonic() > answer_by:
-                    self.why = self.why or "the broker accepts the connection and does not answer"
+                    self.why = "the broker accepts the connection and does not answer"
 
     def _say_goodbye(self) -> None:
         client, sock = self._client, self._socket
@@ -431,7 +443,9 @@ class Session:
             self._accepted = True
             self._connection.opened(self)
 
-    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, reasons: list[Any], _properties: Any) -> None:
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _mid: int, reasons: list[Any], _properties: Any
+    ) -> None:
         refused = [
             topic
             for (topic, _), reason in zip(self._connection.subscriptions, reasons, strict=False)
@@ -446,19 +460,18 @@ class Session:
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         connection, payload = self._connection, bytes(message.payload)
         self.received += len(payload)
-        ack = nothing
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # a client may close the connection then [MQTT-1.5.3-1]
+            self.why = "a topic came that is not UTF-8"
+            return
+        ack, receipt = nothing, None
         if message.qos:
             receipt = Receipt(self, message.mid, len(payload))
             self._unacknowledged.append(receipt)
             ack = receipt.ack
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:  # MQTT 3.1.1 [MQTT-1.5.3-1] forbids it, and lets a client close the connection
-            self.why = "a topic came that is not UTF-8"
-            return
-        connection.incoming.append(
-            Message(topic, payload, message.qos, bool(message.retain), connection.clock(), ack)
-        )
+        incoming = Message(topic, payload, message.qos, bool(message.retain), connection.clock(), ack)
+        connection.incoming.append((incoming, receipt))
         connection.wake()
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
@@ -475,93 +488,3 @@ class Session:
         context = self._connection.address.tls
         self._socket = BufferedSocket(context.wrap_socket(sock, **options) if context else sock)
         return self._socket
-
-
-class BufferedSocket:
-    """What paho reads byte by byte comes out of a buffer, and what it writes packet by packet leaves together."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.may_read = True
-        self._sock = sock
-        self._input = memoryview(bytearray(READ_AT_ONCE))
-        self._at = self._end = 0
-        self._output = bytearray()
-
-    def buffered(self) -> bool:
-        """Whether there is something to read without asking the system."""
-        return self._at < self._end
-
-    def pending(self) -> int:
-        """Bytes that are here although the system's socket may be empty: ours and those that TLS has decrypted."""
-        inner = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
-        return self._end - self._at + inner
-
-    def recv(self, size: int) -> bytes:
-        """Give at most `size` bytes; ask the system only once after `may_read` was set."""
-        if self._at == self._end:
-            if not self.may_read:
-                raise BlockingIOError
-            self.may_read = False
-            try:
-                self._at, self._end = 0, self._sock.recv_into(self._input)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise BlockingIOError from None
-        start = self._at
-        self._at = min(start + size, self._end)
-        return bytes(self._input[start : self._at])
-
-    def send(self, data: bytes) -> int:
-        """Take a packet; when much is waiting, send first."""
-        if len(self._output) >= HELD_FOR_SENDING:
-            self.flush()
-            if len(self._output) >= HELD_FOR_SENDING:
-                raise BlockingIOError
-        self._output += data
-        return len(data)
-
-    def flush(self) -> None:
-        """Give the system as much as it takes."""
-        while self._output:
-            try:
-                sent = self._sock.send(self._output)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
-            del self._output[:sent]
-
-    @property
-    def full(self) -> bool:
-        """Whether something waits until the system takes more."""
-        return bool(self._output)
-
-    def wait_at_most(self, seconds: float) -> None:
-        """Block in `flush` and `close` from now on, for so long at a time."""
-        self._sock.settimeout(seconds)
-
-    def close(self) -> None:
-        """Send what is left if that works at once, and let the broker close first where we were told to wait."""
-        if self._sock.fileno() == -1:
-            return
-        with contextlib.suppress(OSError), self._sock:
-            self.flush()
-            if self._sock.gettimeout():
-                # Closing with unread bytes would reset the connection and take our DISCONNECT with it.
-                self._sock.shutdown(socket.SHUT_WR)
-                while self._sock.recv(READ_AT_ONCE):
-                    pass
-
-    def fileno(self) -> int:
-        """The system's number of the socket."""
-        return self._sock.fileno()
-
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 -- paho calls it so
-        """As a socket's."""
-        self._sock.setblocking(flag)
-
-    def settimeout(self, seconds: float | None) -> None:
-        """As a socket's."""
-        self._sock.settimeout(seconds)
-
-    def do_handshake(self) -> None:
-        """Agree on keys and check the certificate, where there is TLS."""
-        if isinstance(self._sock, ssl.SSLSocket):
-            self._sock.do_handshake()
