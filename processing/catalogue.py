@@ -1,0 +1,102 @@
+"""The streams that the store knows, at one version of its catalogue, ready to be looked up by the million."""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from citylab.columns import NO_TIME, Int64
+from citylab.model import Micros
+
+
+class Kind(IntEnum):
+    """What a value is, and as a bit what a Datastream takes."""
+
+    NUMBER = 1
+    TEXT = 2
+    BOOLEAN = 4
+
+
+# OGC 18-088 Table 12: observationType and the type of its results; any other takes everything.
+_TAKES = {
+    "OM_Measurement": Kind.NUMBER,
+    "OM_CountObservation": Kind.NUMBER,
+    "OM_CategoryObservation": Kind.TEXT,
+    "OM_TruthObservation": Kind.BOOLEAN,
+}
+_EVERYTHING = Kind.NUMBER | Kind.TEXT | Kind.BOOLEAN
+
+
+class Stream(NamedTuple):
+    """A Datastream with a stream name.
+
+    gateways: who may feed it, empty for anyone; features: (since, feature id) of its Thing's places, by time.
+    """
+
+    name: str
+    datastream: int
+    observation_type: str
+    units: frozenset[str]
+    gateways: frozenset[str]
+    features: tuple[tuple[Micros, int], ...]
+
+
+class Catalogue:
+    """Streams by name and unit; per slot, int64 arrays of shape (number of streams,)."""
+
+    def __init__(self, version: int, streams: Iterable[Stream]) -> None:
+        self.version = version
+        self.streams = list(streams)
+        self.slots: dict[tuple[str, str | None], int] = {}
+        self.by_name: dict[str, int] = {}
+        for slot, stream in enumerate(self.streams):
+            self.by_name[stream.name] = slot
+            self.slots[stream.name, None] = slot
+            for unit in stream.units:
+                self.slots[stream.name, unit] = slot
+        self.datastream: Int64 = np.array([s.datastream for s in self.streams], np.int64)
+        self.takes: Int64 = np.array(
+            [_TAKES.get(s.observation_type.rpartition("/")[2], _EVERYTHING) for s in self.streams], np.int64
+        )
+        # Most streams have one gateway and one place; who has more is looked up by itself.
+        self._gateway_codes: dict[str, int] = {}
+        self.owner: Int64 = np.array([self._owner(s) for s in self.streams], np.int64)
+        self.feature: Int64 = np.array(
+            [s.features[0][1] if s.features else 0 for s in self.streams], np.int64
+        )
+        self.moved = np.array([len(s.features) > 1 for s in self.streams], np.bool_)
+
+    def _owner(self, stream: Stream) -> int:
+        if not stream.gateways:
+            return -1
+        if len(stream.gateways) > 1:
+            return -2
+        (only,) = stream.gateways
+        return self._gateway_codes.setdefault(only, len(self._gateway_codes))
+
+    def gateway_code(self, gateway: str) -> int:
+        """What `owner` holds for streams of this gateway alone; one that no stream has when there are none."""
+        return self._gateway_codes.get(gateway, len(self._gateway_codes))
+
+    def may_feed(self, gateway: str, slot: int) -> bool:
+        """Whether the stream is this gateway's, or anyone's."""
+        gateways = self.streams[slot].gateways
+        return not gateways or gateway in gateways
+
+    def features_at(self, slot: Int64, time: Int64) -> Int64:
+        """The feature of each row: where its Thing was at that time, int64, shape (n,), 0 for nowhere."""
+        feature = self.feature[slot]
+        for moved in np.unique(slot[self.moved[slot]]).tolist():
+            rows = slot == moved
+            since = np.array([t for t, _ in self.streams[moved].features], np.int64)
+            places = np.array([f for _, f in self.streams[moved].features], np.int64)
+            since[0] = NO_TIME  # before the first known place it was there too
+            feature[rows] = places[np.searchsorted(since, time[rows], side="right") - 1]
+        return feature
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.by_name
+
+
+EMPTY = Catalogue(0, ())
