@@ -66,3 +66,37 @@ def parse_duration(text: str) -> Micros:
         raise ValueError(f"{text!r} is no ISO 8601 duration of fixed length, such as PT1H or PT10S")
     weeks, days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
     return round(weeks * 7 * DAY + days * DAY + hours * HOUR + minutes * MINUTE + seconds * SECOND)
+
+
+FIRST_INSTANT: Micros = parse_instant("0001-01-01T00:00:00Z")
+LAST_INSTANT: Micros = parse_instant("9999-12-31T23:59:59.999999Z")
+
+
+def parse_time(text: str) -> tuple[Micros, Micros | None]:
+    """Read an instant, or an interval `start/end` in which one side may be a duration; the end of an instant is None.
+
+    Raises ValueError.
+    """
+    first, slash, second = text.partition("/")
+    if first.startswith("P") and slash:
+        end = parse_instant(second)
+        start = end - parse_duration(first)
+    else:
+        start = parse_instant(first)
+        if not slash:
+            return _in_range(start, text), None
+        end = start + parse_duration(second) if second.startswith("P") else parse_instant(second)
+    if end < start:
+        raise ValueError(f"{text!r} ends before it begins")
+    return _in_range(start, text), _in_range(end, text)
+
+
+def _in_range(micros: Micros, text: str) -> Micros:
+    if not FIRST_INSTANT <= micros <= LAST_INSTANT:
+        raise ValueError(f"{text!r} is not within the years 1 to 9999 of UTC")
+    return micros
+
+
+def format_time(start: Micros, end: Micros | None) -> str:
+    """Write an instant, or an interval `start/end`."""
+    return format_instant(start) if end is None else f"{format_instant(start)}/{format_instant(end)}"

@@ -1,0 +1,341 @@
+"""The SensorThings entity table (OGC 18-088 §8.2), written once.
+
+Routes, SQL, validation, JSON, the OpenAPI document and the registration of streams derive from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a property holds, and in which columns.
+
+    Of a TIME the end is null for an instant; of an INTERVAL both are null when it is unset.
+    """
+
+    TEXT = "text"  # text
+    JSON = "json"  # jsonb, any value
+    OBJECT = "object"  # jsonb, an object
+    INSTANT = "instant"  # timestamptz
+    TIME = "time"  # instant or interval: timestamptz of the start, timestamptz of the end
+    INTERVAL = "interval"  # timestamptz of the start, timestamptz of the end
+    RESULT = "result"  # float8 where it is a number, jsonb where float8 would not give it back exactly
+    QUALITY = "quality"  # jsonb, and a flag of the stream path as smallint
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A property of an entity type.
+
+    required: a create must name it; nullable: null is a value of it; defaulted: the platform gives it a value where
+    a create does not; computed: made by the platform, from the table `latest`; what a client sends for it is ignored.
+    """
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...]
+    about: str
+    required: bool = False
+    nullable: bool = False
+    defaulted: bool = False
+    computed: bool = False
+
+    @property
+    def always(self) -> bool:
+        """Whether every entity has its key."""
+        return self.required or self.nullable or self.defaulted
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTable:
+    """The table of a many-to-many relation; `own` refers to this side, `other` to the target."""
+
+    name: str
+    own: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A relation as seen from one side.
+
+    column: of a to-one relation, the foreign key on this side's table; of a one-to-many relation, the one on the
+    target's; a many-to-many relation has a link table instead. required: a create must name it.
+    """
+
+    name: str
+    target: str
+    inverse: str
+    many: bool
+    column: str = ""
+    link: LinkTable | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EntityType:
+    """An entity type: its name, the name of its set, its table, properties and relations in the order of the JSON.
+
+    default_order: columns that give a collection a total order which an index serves.
+    """
+
+    name: str
+    set_name: str
+    table: str
+    about: str
+    properties: Mapping[str, Property]
+    relations: Mapping[str, Relation]
+    default_order: tuple[str, ...] = ("id",)
+    requirement: str = ""  # the part of its requirement URIs that names it
+
+
+def _properties(*properties: Property) -> dict[str, Property]:
+    return {p.name: p for p in properties}
+
+
+def _relations(*relations: Relation) -> dict[str, Relation]:
+    return {r.name: r for r in relations}
+
+
+_NAME = Property("name", Kind.TEXT, ("name",), "A label, commonly a descriptive name.", required=True)
+_DESCRIPTION = Property("description", Kind.TEXT, ("description",), "A short description.", required=True)
+_PROPERTIES = Property("properties", Kind.OBJECT, ("properties",), "Anything else, as a JSON object.")
+
+
+def _encoding(of: str) -> Property:
+    return Property("encodingType", Kind.TEXT, ("encoding_type",), f"The encoding of `{of}`.", required=True)
+
+
+_THINGS_LOCATIONS = LinkTable("things_locations", "thing_id", "location_id")
+_LOCATIONS_THINGS = LinkTable("things_locations", "location_id", "thing_id")
+_HISTORY_LOCATIONS = LinkTable("historical_locations_locations", "historical_location_id", "location_id")
+_LOCATIONS_HISTORY = LinkTable("historical_locations_locations", "location_id", "historical_location_id")
+
+THING = EntityType(
+    "Thing",
+    "Things",
+    "things",
+    "An object of the physical or the information world that can be identified and integrated into networks.",
+    _properties(_NAME, _DESCRIPTION, _PROPERTIES),
+    _relations(
+        Relation("Locations", "Location", "Things", many=True, link=_THINGS_LOCATIONS),
+        Relation("HistoricalLocations", "HistoricalLocation", "Thing", many=True, column="thing_id"),
+        Relation("Datastreams", "Datastream", "Thing", many=True, column="thing_id"),
+    ),
+    requirement="thing",
+)
+LOCATION = EntityType(
+    "Location",
+    "Locations",
+    "locations",
+    "Where a Thing is, or last was.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        _encoding("location"),
+        Property(
+            "location", Kind.JSON, ("location",), "The place, commonly a GeoJSON geometry.", required=True
+        ),
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("Things", "Thing", "Locations", many=True, link=_LOCATIONS_THINGS),
+        Relation(
+            "HistoricalLocations", "HistoricalLocation", "Locations", many=True, link=_LOCATIONS_HISTORY
+        ),
+    ),
+    requirement="location",
+)
+HISTORICAL_LOCATION = EntityType(
+    "HistoricalLocation",
+    "HistoricalLocations",
+    "historical_locations",
+    "When a Thing was at which Locations.",
+    _properties(
+        Property("time", Kind.INSTANT, ("time",), "When the Thing came to be there.", required=True),
+    ),
+    _relations(
+        Relation("Thing", "Thing", "HistoricalLocations", many=False, column="thing_id", required=True),
+        Relation("Locations", "Location", "HistoricalLocations", many=True, link=_HISTORY_LOCATIONS),
+    ),
+    requirement="historical-location",
+)
+DATASTREAM = EntityType(
+    "Datastream",
+    "Datastreams",
+    "datastreams",
+    "Observations of one ObservedProperty by one Sensor at one Thing.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        Property(
+            "unitOfMeasurement",
+            Kind.OBJECT,
+            ("unit_of_measurement",),
+            "The unit: `name`, `symbol` and `definition`, each of which may be null.",
+            required=True,
+        ),
+        Property(
+            "observationType", Kind.TEXT, ("observation_type",), "The type of its results.", required=True
+        ),
+        Property(
+            "observedArea",
+            Kind.JSON,
+            ("observed_area",),
+            "The area of the features observed, a GeoJSON geometry.",
+            computed=True,
+        ),
+        Property(
+            "phenomenonTime",
+            Kind.INTERVAL,
+            ("phenomenon_first", "phenomenon_last"),
+            "From the first to the last phenomenonTime of its Observations.",
+            computed=True,
+        ),
+        Property(
+            "resultTime",
+            Kind.INTERVAL,
+            ("result_time_first", "result_time_last"),
+            "From the first to the last resultTime of its Observations.",
+            computed=True,
+        ),
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("Thing", "Thing", "Datastreams", many=False, column="thing_id", required=True),
+        Relation("Sensor", "Sensor", "Datastreams", many=False, column="sensor_id", required=True),
+        Relation(
+            "ObservedProperty",
+            "ObservedProperty",
+            "Datastreams",
+            many=False,
+            column="observed_property_id",
+            required=True,
+        ),
+        Relation("Observations", "Observation", "Datastream", many=True, column="datastream_id"),
+    ),
+    requirement="datastream",
+)
+SENSOR = EntityType(
+    "Sensor",
+    "Sensors",
+    "sensors",
+    "An instrument that observes a property.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        _encoding("metadata"),
+        Property(
+            "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
+        ),
+        _PROPERTIES,
+    ),
+    _relations(Relation("Datastreams", "Datastream", "Sensor", many=True, column="sensor_id")),
+    requirement="sensor",
+)
+OBSERVED_PROPERTY = EntityType(
+    "ObservedProperty",
+    "ObservedProperties",
+    "observed_properties",
+    "What is observed, such as the concentration of NO2.",
+    _properties(
+        _NAME,
+        Property("definition", Kind.TEXT, ("definition",), "The URI that defines it.", required=True),
+        _DESCRIPTION,
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("Datastreams", "Datastream", "ObservedProperty", many=True, column="observed_property_id")
+    ),
+    requirement="observed-property",
+)
+OBSERVATION = EntityType(
+    "Observation",
+    "Observations",
+    "observations",
+    "The act of measuring a property, and its result.",
+    _properties(
+        Property(
+            "phenomenonTime",
+            Kind.TIME,
+            ("phenomenon_time", "phenomenon_end"),
+            "The instant or the interval that the result is of; now if it is not given.",
+            defaulted=True,
+        ),
+        Property(
+            "resultTime",
+            Kind.INSTANT,
+            ("result_time",),
+            "When the result was made; may be null.",
+            nullable=True,
+        ),
+        Property(
+            "result",
+            Kind.RESULT,
+            ("result_number", "result_json"),
+            "The value.",
+            required=True,
+            nullable=True,
+        ),
+        Property("resultQuality", Kind.QUALITY, ("result_quality", "quality"), "How good the result is."),
+        Property("validTime", Kind.INTERVAL, ("valid_start", "valid_end"), "When the result may be used."),
+        Property("parameters", Kind.OBJECT, ("parameters",), "Circumstances of the observation."),
+    ),
+    _relations(
+        Relation(
+            "Datastream", "Datastream", "Observations", many=False, column="datastream_id", required=True
+        ),
+        Relation(
+            "FeatureOfInterest",
+            "FeatureOfInterest",
+            "Observations",
+            many=False,
+            column="feature_of_interest_id",
+        ),
+    ),
+    default_order=("datastream_id", "phenomenon_time", "ordinal"),  # observations_key
+    requirement="observation",
+)
+FEATURE_OF_INTEREST = EntityType(
+    "FeatureOfInterest",
+    "FeaturesOfInterest",
+    "features_of_interest",
+    "What was observed: often the place of the Thing.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        _encoding("feature"),
+        Property(
+            "feature", Kind.JSON, ("feature",), "The feature, commonly a GeoJSON geometry.", required=True
+        ),
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation(
+            "Observations", "Observation", "FeatureOfInterest", many=True, column="feature_of_interest_id"
+        )
+    ),
+    requirement="feature-of-interest",
+)
+
+ENTITY_TYPES: Mapping[str, EntityType] = {
+    t.name: t
+    for t in (
+        THING,
+        LOCATION,
+        HISTORICAL_LOCATION,
+        DATASTREAM,
+        SENSOR,
+        OBSERVATION,
+        OBSERVED_PROPERTY,
+        FEATURE_OF_INTEREST,
+    )
+}
+SETS: Mapping[str, EntityType] = {t.set_name: t for t in ENTITY_TYPES.values()}
+GEOJSON_ENCODINGS = ("application/geo+json", "application/vnd.geo+json")
+
+
+def target(relation: Relation) -> EntityType:
+    """The entity type that a relation leads to."""
+    return ENTITY_TYPES[relation.target]
