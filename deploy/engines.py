@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import random
 import re
 import secrets
@@ -22,10 +23,11 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,15 +98,13 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LOG_LINES_QUOTED = 15
 # Debian's server programs lie in sbin, which is not on everybody's PATH.
-SYSTEM_PATH = os.pathsep.join(
-    [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-)
+SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Held in place while packages are installed: no service starts, and no PostgreSQL cluster `main` is made.
 HOLDS = {
     Path(
         "/usr/sbin/policy-rc.d"
-    ): "#!/bin/sh\n# made by citylab's deploy/engines.py during an installation\nexit 101\n",
+    ): "#!/bin/sh\n# by citylab's deploy/engines.py, for an installation\nexit 101\n",
     Path("/etc/postgresql-common/createcluster.d/citylab-engines.conf"): "create_main_cluster = false\n",
 }
 
@@ -124,12 +124,9 @@ def say(text: str) -> None:
 def debian_release() -> str:
     """Return "12" or "13", or "" on anything else."""
     with contextlib.suppress(OSError):
-        fields = dict(
-            line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-        )
-        release = fields.get("VERSION_ID", "").strip('"')
-        if fields.get("ID", "").strip('"') == "debian" and release in JAVA_PACKAGE:
-            return release
+        system = platform.freedesktop_os_release()
+        if system["ID"] == "debian" and system.get("VERSION_ID") in JAVA_PACKAGE:
+            return system["VERSION_ID"]
     return ""
 
 
@@ -147,14 +144,20 @@ def run(argv: Sequence[str], log: Path, what: str) -> None:
         out.write(f"\n$ {' '.join(argv)}\n")
         out.flush()
         try:
-            # Packages are unpacked by others too: a strict umask of the person must not end up in their files.
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, umask=0o022, check=False
-            )
+            code = subprocess.call(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env)
         except OSError as error:
             raise SetupError(f"{what}: {argv[0]} cannot be run: {error.strerror}") from error
-    if done.returncode != 0:
-        raise SetupError(f"{what} failed (code {done.returncode}). The end of {log}:\n{last_lines(log)}")
+    if code != 0:
+        raise SetupError(f"{what} failed (code {code}). The end of {log}:\n{last_lines(log)}")
+
+
+def output_of(*argv: str) -> str:
+    """Return what a program prints, or "" when it is not there."""
+    with contextlib.suppress(OSError):
+        return subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        ).stdout
+    return ""
 
 
 @contextlib.contextmanager
@@ -171,42 +174,18 @@ def locked(path: Path) -> Iterator[None]:
 
 def package_installed(package: str) -> bool:
     """Tell whether dpkg holds the package complete, not merely unpacked."""
-    try:
-        query = subprocess.run(
-            ["dpkg-query", "-W", "-f=${db:Status-Status}", package],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return False
-    return query.stdout == "installed"
-
-
-def apt_install(packages: Sequence[str], log: Path) -> None:
-    """Install Debian packages; a dpkg that was interrupted earlier is finished first."""
-    wanted = [package for package in packages if not package_installed(package)]
-    if not wanted:
-        return
-    names = " ".join(wanted)
-    if not shutil.which("apt-get"):
-        raise SetupError(f"needs Debian's packages {names}, and there is no apt-get here")
-    if os.geteuid() != 0:
-        raise SetupError(f"needs root once, for: apt-get install --no-install-recommends {names}")
-    apt = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"]
-    install = [*apt, "install", "--no-install-recommends", *wanted]
-    with services_held_back():
-        try:
-            run(install, log, f"installing {names}")
-        except SetupError:  # package lists missing or old, or dpkg interrupted earlier
-            run(["dpkg", "--configure", "-a"], log, "finishing an interrupted dpkg")
-            run([*apt, "update"], log, "apt-get update (is there a network?)")
-            run(install, log, f"installing {names}")
+    return output_of("dpkg-query", "-W", "-f=${db:Status-Status}", package) == "installed"
 
 
 @contextlib.contextmanager
 def services_held_back() -> Iterator[None]:
-    """Keep packages from starting services while they are installed, by Debian's own means (see HOLDS)."""
+    """Keep packages from starting services while they are installed, by Debian's own means (see HOLDS).
+
+    Takes away what an interrupted run left of it, too.
+    """
+    if os.geteuid() != 0 or not shutil.which("dpkg"):
+        yield  # no package can be installed
+        return
     with locked(Path("/run/lock/citylab-engines")):
         # A file that somebody else put there stays: containers have a policy that forbids all starts already.
         ours = [path for path, text in HOLDS.items() if not path.exists() or path.read_text() == text]
@@ -221,6 +200,41 @@ def services_held_back() -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
+def apt_install(packages: Sequence[str], log: Path) -> None:
+    """Install Debian packages; a dpkg that was interrupted earlier is finished first."""
+    wanted = [package for package in packages if not package_installed(package)]
+    if not wanted:
+        return
+    names = " ".join(wanted)
+    if not shutil.which("apt-get"):
+        raise SetupError(f"needs Debian's packages {names}, and there is no apt-get here")
+    if os.geteuid() != 0:
+        raise SetupError(f"needs root once, for: apt-get install --no-install-recommends {names}")
+    apt = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    install = [*apt, "install", "--no-install-recommends", *wanted]
+    try:
+        run(install, log, f"installing {names}")
+    except SetupError:  # package lists missing or old, or dpkg interrupted earlier
+        run(["dpkg", "--configure", "-a"], log, "finishing an interrupted dpkg")
+        run([*apt, "update"], log, "apt-get update (is there a network?)")
+        run(install, log, f"installing {names}")
+
+
+@contextlib.contextmanager
+def workshop(home: Path, name: str) -> Iterator[Path]:
+    """Lend a new folder to build something in, and clear away those of runs that were interrupted.
+
+    Each run has its own, since what an interrupted run started may still be writing into the old one.
+    """
+    for abandoned in home.glob(f"{name}.partial-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}.partial-", dir=home))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def disable_service(name: str, log: Path) -> None:
     """Keep a service that we brought from starting, now or at the next boot."""
     if Path("/run/systemd/system").exists():
@@ -231,25 +245,19 @@ def disable_service(name: str, log: Path) -> None:
 
 def debian_mirror(log: Path) -> str:
     """Return the address that this machine's own apt takes Debian's main packages from."""
-
-    def sources() -> list[str]:
-        query = [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(LABEL)|$(COMPONENT)|$(REPO_URI)",
-            "Created-By: Packages",
-        ]
-        return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-
-    lines = sources()
-    if not any(line.startswith("Debian|main|") for line in lines):
+    query = (
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(LABEL)|$(COMPONENT)|$(REPO_URI)",
+        "Created-By: Packages",
+    )
+    wanted = "Debian|main|"
+    if wanted not in output_of(*query):
         run(["apt-get", "update"], log, "apt-get update (is there a network?)")
-        lines = sources()
-    for line in lines:
-        label, component, address = line.split("|", 2)
-        if (label, component) == ("Debian", "main"):
-            return address
+    for line in output_of(*query).splitlines():
+        if line.startswith(wanted):
+            return line.removeprefix(wanted)
     raise SetupError("apt knows no source of Debian's main packages; see /etc/apt/sources.list.d")
 
 
@@ -295,10 +303,9 @@ class Started:
 
     def alive(self) -> bool:
         """Tell whether exactly this process still runs."""
-        return (
-            bool(self.start_time)
-            and self.boot == boot_id()
-            and process_start_time(self.pid) == self.start_time
+        return self.start_time != "" and (process_start_time(self.pid), boot_id()) == (
+            self.start_time,
+            self.boot,
         )
 
     def end(self, graceful: signal.Signals) -> None:
@@ -408,15 +415,11 @@ class Mosquitto(Engine):
 
     def prepare(self, port: int) -> list[str]:
         """Write the configuration. Started by root, Mosquitto reads it and then becomes user mosquitto."""
-        lines = [
-            f"listener {port} 127.0.0.1",
-            *(f"{key} {value}" for key, value in MOSQUITTO_SETTINGS.items()),
-        ]
+        logging = {"log_dest": "stderr", "log_timestamp_format": "%Y-%m-%dT%H:%M:%S"}
+        settings = {"listener": f"{port} 127.0.0.1"} | MOSQUITTO_SETTINGS | logging
         self.data.mkdir(parents=True, exist_ok=True)
         config = self.data / "mosquitto.conf"
-        config.write_text(
-            "\n".join([*lines, "log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S", ""])
-        )
+        config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
         return [shutil.which("mosquitto", path=SYSTEM_PATH) or "mosquitto", "-c", str(config)]
 
     def answers(self, port: int) -> bool:
@@ -462,25 +465,12 @@ class Kafka(Engine):
             return
         if not shutil.which("mvn"):
             apt_install(["maven"], log)
-        project = self.home / "kafka.partial"
-        shutil.rmtree(project, ignore_errors=True)
-        project.mkdir()
-        (project / "pom.xml").write_text(kafka_pom())
-        command = [
-            "mvn",
-            "-B",
-            "-q",
-            "-f",
-            str(project / "pom.xml"),
-            f"{MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies",
-        ]
-        run(
-            [*command, "-DincludeScope=runtime", f"-DoutputDirectory={project / 'libs'}"],
-            log,
-            "fetching Kafka with Maven",
-        )
-        (project / "libs").rename(self.libs)
-        shutil.rmtree(project)
+        with workshop(self.home, "kafka") as project:
+            (project / "pom.xml").write_text(kafka_pom())
+            maven = ["mvn", "-B", "-q", "-f", str(project / "pom.xml"), "-DincludeScope=runtime"]
+            goal = [f"-DoutputDirectory={project / 'libs'}", f"{MAVEN_DEPENDENCY_PLUGIN}:copy-dependencies"]
+            run([*maven, *goal], log, "fetching Kafka with Maven")
+            (project / "libs").rename(self.libs)
 
     def _java(self, main_class: str, *arguments: str) -> list[str]:
         logger = "-Dorg.slf4j.simpleLogger."
@@ -538,11 +528,8 @@ class Postgres(Engine):
     @property
     def root(self) -> Path:
         """The root folder of the Debian that holds PostgreSQL. A made one is there only when it is complete."""
-        return (
-            Path("/")
-            if debian_release() == "13"
-            else self.home / f"postgresql-{POSTGRES_VERSION}-{POSTGRES_SUITE}"
-        )
+        made = self.home / f"postgresql-{POSTGRES_VERSION}-{POSTGRES_SUITE}"
+        return Path("/") if debian_release() == "13" else made
 
     def missing(self) -> str:
         """Look for the extension, which depends on the server."""
@@ -553,43 +540,26 @@ class Postgres(Engine):
         """Install Debian 13's packages, on Debian 12 with a small Debian 13 around them."""
         release = debian_release()
         if not release:
-            raise SetupError(
-                "comes from Debian's packages, and this is not Debian 12 or 13; use your own by URL"
-            )
+            raise SetupError("comes from Debian's packages, and this is not Debian 12 or 13; use one by URL")
         if not self.missing():
             return
         if release == "13":
             apt_install(POSTGRES_PACKAGES, log)
             return
         if os.geteuid() != 0:
-            raise SetupError(
-                "on Debian 12 it lives in a folder of its own made by debootstrap, which needs root"
-            )
+            raise SetupError("on Debian 12 it lives in a folder made by debootstrap, which needs root")
         apt_install(["debootstrap"], log)
-        draft = self.root.with_suffix(".partial")
-        shutil.rmtree(draft, ignore_errors=True)
-        # In a mount namespace of its own an interrupted debootstrap leaves no mount behind for rmtree to walk into.
-        command = [
-            "unshare",
-            "--mount",
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(POSTGRES_PACKAGES)}",
-        ]
-        run(
-            [*command, POSTGRES_SUITE, str(draft), debian_mirror(log)],
-            log,
-            "installing PostgreSQL with debootstrap",
-        )
-        for spent in (
-            "var/cache/apt/archives",
-            f"var/lib/postgresql/{POSTGRES_VERSION}",
-            f"etc/postgresql/{POSTGRES_VERSION}",
-        ):
-            shutil.rmtree(
-                draft / spent, ignore_errors=True
-            )  # the packages, and the cluster `main` that they make
-        draft.rename(self.root)
+        with workshop(self.home, "postgresql") as draft:
+            root = draft / "root"
+            # A mount namespace of its own: an interrupted debootstrap leaves no mount behind to be walked into.
+            command = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+            what = [f"--include={','.join(POSTGRES_PACKAGES)}", POSTGRES_SUITE, str(root), debian_mirror(log)]
+            run([*command, *what], log, "installing PostgreSQL with debootstrap")
+            # The packages' files, and the cluster `main` that the packages make.
+            for spent in ("var/cache/apt/archives", "var/lib/postgresql", "etc/postgresql"):
+                for entry in (root / spent).glob("*"):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            root.rename(self.root)
 
     @property
     def inside(self) -> Path:
@@ -623,9 +593,8 @@ class Postgres(Engine):
         """Return the passwords of the roles, drawn once."""
         path = self.home / "passwords.json"
         if not path.exists():
-            write_private(
-                path, json.dumps({"postgres": secrets.token_hex(16), "citylab": secrets.token_hex(16)})
-            )
+            drawn = {role: secrets.token_hex(16) for role in ("postgres", "citylab")}
+            write_private(path, json.dumps(drawn))
         passwords: dict[str, str] = json.loads(path.read_text())
         return passwords
 
@@ -640,10 +609,8 @@ class Postgres(Engine):
         own = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
         config = self.data / "citylab.conf"
         config.write_text("".join(f"{key} = '{value}'\n" for key, value in (POSTGRES_SETTINGS | own).items()))
-        cluster = str(self.inside / "cluster")
-        return self._server_program(
-            "postgres", "-D", cluster, "-c", f"config_file={self.inside / config.name}"
-        )
+        places = ["-D", str(self.inside / "cluster"), "-c", f"config_file={self.inside / config.name}"]
+        return self._server_program("postgres", *places)
 
     def _hand_over(self, path: Path) -> None:
         if os.geteuid() == 0:
@@ -660,42 +627,34 @@ class Postgres(Engine):
         password.unlink()
         draft.rename(self.data / "cluster")
 
-    def _psql(self, port: int, role: str, database: str, sql: str) -> str:
-        """Run SQL that is passed on standard input, so that no password appears in the process list."""
-        place = f"host=127.0.0.1 port={port} user={role} dbname={database} connect_timeout=5"
+    def _psql(self, port: int, sql: str, role: str = "postgres") -> str:
+        """Run SQL in the role's own database, on standard input: no password appears in the process list."""
+        place = f"host=127.0.0.1 port={port} user={role} dbname={role} connect_timeout=5"
         command = self._server_program("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", place)
         env = {"PATH": SYSTEM_PATH, "PGPASSWORD": self._passwords()[role], "LC_ALL": "C.UTF-8"}
-        result = subprocess.run(
+        done = subprocess.run(
             command, input=sql, capture_output=True, text=True, env=env, check=False, timeout=30
         )
-        if result.returncode != 0:
-            raise OSError(result.stderr.strip())
-        return result.stdout.strip()
+        if done.returncode != 0:
+            raise ConnectionError(done.stderr.strip())
+        return done.stdout.strip()
 
     def answers(self, port: int) -> bool:
         """Run a query."""
-        return self._psql(port, "postgres", "postgres", "SELECT 1") == "1"
+        return self._psql(port, "SELECT 1") == "1"
 
     def settle(self, port: int) -> None:
         """Make role and database `citylab`, and see that TimescaleDB works for that role.
 
         The role is no superuser: TimescaleDB is a trusted extension, so whoever owns a database can create it.
         """
-        password = self._passwords()["citylab"]
-        known = self._psql(port, "postgres", "postgres", "SELECT 1 FROM pg_roles WHERE rolname = 'citylab'")
-        verb = "ALTER" if known else "CREATE"
-        role = f"{verb} ROLE citylab LOGIN CREATEDB CREATEROLE PASSWORD '{password}'"
-        self._psql(port, "postgres", "postgres", role)
-        if not self._psql(
-            port, "postgres", "postgres", "SELECT 1 FROM pg_database WHERE datname = 'citylab'"
-        ):
-            self._psql(port, "postgres", "postgres", "CREATE DATABASE citylab OWNER citylab")
-        self._psql(
-            port,
-            "citylab",
-            "citylab",
-            "SET client_min_messages = error; CREATE EXTENSION IF NOT EXISTS timescaledb",
-        )
+        known = self._psql(port, "SELECT 1 FROM pg_roles WHERE rolname = 'citylab'")
+        verb, password = "ALTER" if known else "CREATE", self._passwords()["citylab"]
+        self._psql(port, f"{verb} ROLE citylab LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")
+        if not self._psql(port, "SELECT 1 FROM pg_database WHERE datname = 'citylab'"):
+            self._psql(port, "CREATE DATABASE citylab OWNER citylab")
+        quietly = "SET client_min_messages = error; "
+        self._psql(port, f"{quietly} CREATE EXTENSION IF NOT EXISTS timescaledb", role="citylab")
 
     def url(self, port: int) -> str:
         """Return postgresql://... with the role's password."""
@@ -708,30 +667,33 @@ ENGINES: tuple[type[Engine], ...] = (Mosquitto, Postgres, Kafka)
 
 def find_java() -> str:
     """Return a Java that is new enough, or ""."""
-    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
-    on_path = shutil.which("java")
-    candidates = [home / "bin/java" for home in homes] + ([Path(on_path)] if on_path else [])
-    for java in [*candidates, *sorted(Path("/usr/lib/jvm").glob("*/bin/java"))]:
-        with contextlib.suppress(OSError):
-            banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-            version = re.search(r'version "(\d+)', banner)
-            if version and int(version[1]) >= JAVA_MINIMUM:
-                return str(java)
+    candidates = [shutil.which("java") or "", *map(str, sorted(Path("/usr/lib/jvm").glob("*/bin/java")))]
+    if home := os.environ.get("JAVA_HOME"):
+        candidates.insert(0, f"{home}/bin/java")
+    for java in filter(None, candidates):
+        version = re.search(r'version "(\d+)', output_of(java, "-version"))
+        if version and int(version[1]) >= JAVA_MINIMUM:
+            return java
     return ""
 
 
 def kafka_pom() -> str:
     """Return a Maven project that depends on nothing but the broker and a logger that writes to stderr."""
-    artifacts = [
-        ("org.apache.kafka", f"kafka_{SCALA_VERSION}", KAFKA_VERSION),
-        ("org.slf4j", "slf4j-simple", SLF4J_VERSION),
-    ]
-    dependencies = "".join(
-        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
-        for group, name, version in artifacts
-    )
-    head = "<modelVersion>4.0.0</modelVersion><groupId>citylab</groupId><artifactId>engines</artifactId><version>1</version>"
-    return f"<project>{head}<dependencies>{dependencies}</dependencies></project>\n"
+    broker = coordinates("org.apache.kafka", f"kafka_{SCALA_VERSION}", KAFKA_VERSION)
+    logger = coordinates("org.slf4j", "slf4j-simple", SLF4J_VERSION)
+    project = element("modelVersion", "4.0.0") + coordinates("citylab", "engines", "1")
+    needed = element("dependency", broker) + element("dependency", logger)
+    return element("project", project + element("dependencies", needed))
+
+
+def element(name: str, content: str) -> str:
+    """Return an XML element."""
+    return f"<{name}>{content}</{name}>"
+
+
+def coordinates(group: str, artifact: str, version: str) -> str:
+    """Return Maven's three names of one artifact."""
+    return element("groupId", group) + element("artifactId", artifact) + element("version", version)
 
 
 def receive(link: socket.socket, size: int) -> bytes:
@@ -772,18 +734,14 @@ class Fleet:
         return {name: Started(**record) for name, record in records.items()}
 
     def _remember(self, name: str, process: Started) -> None:
-        records = self._started() | {name: process}
-        write_private(
-            self.home / "started.json", json.dumps({n: asdict(p) for n, p in records.items()}, indent=1)
-        )
+        records = {known: asdict(record) for known, record in (self._started() | {name: process}).items()}
+        write_private(self.home / "started.json", json.dumps(records, indent=1))
 
     def environment(self) -> str:
         """Return KEY=VALUE lines for the engines that run."""
         started = self._started()
-        running = [
-            (e, started[e.name]) for e in self.everything if e.name in started and started[e.name].alive()
-        ]
-        return "".join(f"{engine.variable}={engine.url(process.port)}\n" for engine, process in running)
+        alive = {name: process.port for name, process in started.items() if process.alive()}
+        return "".join(f"{e.variable}={e.url(alive[e.name])}\n" for e in self.everything if e.name in alive)
 
     def _publish(self) -> None:
         write_private(self.home / "engines.env", self.environment())
@@ -792,7 +750,7 @@ class Fleet:
         """Install what is missing; go on with the next engine when one fails."""
         failed = False
         log = self.home / "logs" / "install.log"
-        with locked(self.home / "lock"):
+        with locked(self.home / "lock"), services_held_back():
             for engine in self.engines:
                 if not engine.missing():
                     say(f"{engine.title}: is installed")
@@ -815,13 +773,12 @@ class Fleet:
             waiting: list[tuple[Engine, Started, float]] = []
             for engine in self.engines:
                 if reason := engine.missing():
-                    say(
-                        f"{engine.title}: NOT INSTALLED ({reason}); run: {sys.argv[0]} install --only {engine.name}"
-                    )
+                    repair = f"{sys.argv[0]} install --only {engine.name}"
+                    say(f"{engine.title}: NOT INSTALLED ({reason}); run: {repair}")
                     continue
                 try:
                     fresh = self._launch(engine)
-                except SetupError as error:
+                except (SetupError, OSError) as error:
                     say(f"{engine.title}: {error}")
                     failed = True
                     continue
@@ -857,14 +814,15 @@ class Fleet:
         if engine.log.exists():
             engine.log.replace(engine.log.with_suffix(".log.1"))
         with engine.log.open("w") as out:
+            env = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"}  # nothing of the person's goes into a service
             child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                start_new_session=True,
+                env=env,
                 cwd=engine.data,
-                env=os.environ | {"LC_ALL": "C.UTF-8"},
+                start_new_session=True,
             )
         process = Started.of(child.pid, port)
         self._remember(engine.name, process)
@@ -896,9 +854,8 @@ class Fleet:
                 all_run = all_run and state == "runs"
             else:
                 reason = engine.missing()
-                print(
-                    f"{engine.name:10} {f'not installed: {reason}' if reason else 'installed, does not run'}"
-                )
+                state = f"not installed: {reason}" if reason else "installed, does not run"
+                print(f"{engine.name:10} {state}")
                 all_run = False
         return 0 if all_run else 1
 
@@ -933,9 +890,8 @@ def wait_until_it_answers(engine: Engine, process: Started) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             said = str(error)
         time.sleep(0.1)
-    raise SetupError(
-        f"not ready after {START_SECONDS:.0f} s ({said}). The end of {engine.log}:\n{last_lines(engine.log)}"
-    )
+    late = f"not ready after {START_SECONDS:.0f} s ({said})"
+    raise SetupError(f"{late}. The end of {engine.log}:\n{last_lines(engine.log)}")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -944,7 +900,7 @@ def arguments() -> argparse.ArgumentParser:
         description="Install and run Mosquitto, Apache Kafka and PostgreSQL with TimescaleDB natively on Debian, "
         "on loopback and free ports.",
         epilog="Exit codes: 0 done, 1 something is missing or failed (the message says what), 2 wrong usage. "
-        "Typical use: engines.py install && engines.py start && eval $(engines.py env | sed 's/^/export /')",
+        "Typical use: engines.py install && engines.py start && export $(engines.py env)",
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -969,23 +925,20 @@ def arguments() -> argparse.ArgumentParser:
         "status": "say for each engine whether it is installed, runs and answers; 0 if all do",
         "env": "print CITYLAB_*_URL=... of the engines that run",
     }.items():
-        commands.add_parser(name, help=text, description=text.capitalize() + ".", parents=[shared])
+        commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[shared])
     return parser
 
 
 def main() -> int:
     """Run one command."""
     options = arguments().parse_args()
+    os.umask(
+        0o022
+    )  # packages' scripts and the server's user count on it; secrets are written 0600 all the same
     try:
         fleet = Fleet(options.dir.expanduser().resolve(), options.only or [kind.name for kind in ENGINES])
-        command = {
-            "install": fleet.install,
-            "start": fleet.start,
-            "stop": fleet.stop,
-            "status": fleet.status,
-            "env": fleet.env,
-        }
-        return command[options.command]()
+        command: Callable[[], int] = getattr(fleet, options.command)
+        return command()
     except SetupError as error:
         say(str(error))
     except OSError as error:
