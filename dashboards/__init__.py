@@ -1,0 +1,1 @@
+"""What people look at: Grafana dashboards as code, and the live page."""

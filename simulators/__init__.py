@@ -1,0 +1,1 @@
+"""What plays a city: recordings, a synthetic one, faults and load. May drive every service."""
