@@ -3,7 +3,7 @@
 An adapter promises what the docstrings here say, and translates its engine's errors to `citylab.errors`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -35,7 +35,8 @@ class EventLog(Protocol):
     async def append(self, topic: Topic, events: Sequence[NewEvent]) -> None:
         """Return once every event is durable; on error none, some or all may be, and appending again is safe.
 
-        Events with the same key go to the same partition and keep their order. Raises `Unavailable`.
+        Events with the same key go to the same partition and keep their order. Raises `Unavailable`, and ValueError
+        for an event whose value is larger than 4 MiB.
         """
         ...
 
@@ -49,12 +50,15 @@ class EventLog(Protocol):
 
     def read(
         self, topic: Topic, start: Mapping[int, Position], *, most: int = 1_000, most_bytes: int = 4 << 20
-    ) -> AsyncIterator[Batch]:
-        """Yield batches of the partitions named in `start`, from those positions on, until cancelled.
+    ) -> AsyncGenerator[Batch]:
+        """Yield batches of the partitions named in `start`, from those positions on, until cancelled or closed.
 
-        Waits for new events. A batch holds at most `most` events and about `most_bytes`. At offset 0 with no
-        fingerprint the log's start is meant, wherever it is. Raises `PositionLost` when a start lies outside the
-        log or its fingerprint differs, `Unavailable` when the log goes away.
+        Waits for new events; the partitions take turns. A batch holds at least one event and at most `most`, of
+        about `most_bytes`. One batch's `after` is the next one's `before` in its partition. START means the log's
+        start, wherever it is: a first `before` above offset 0 says that older events are gone. Raises
+        `PositionLost` when a start lies outside the log, its fingerprint differs, or the retention removed events
+        before they were read; `Unavailable` when the log goes away: then read again from the last `after`.
+        Who leaves the loop early closes it (`contextlib.aclosing`).
         """
         ...
 
@@ -161,6 +165,22 @@ class Transaction(Protocol):
         """Run a query through a cursor on the server; yield its rows `size` at a time, in constant memory."""
         ...
 
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """What happens in the block is rolled back, and nothing else, when the block raises."""
+        ...
+
+    async def lock_catalogue(self) -> None:
+        """Keep every writer out until the transaction ends; the first thing to lock."""
+        ...
+
+    async def create(self, set_name: str, body: "Mapping[str, Any]") -> int:
+        """Create an entity from its SensorThings JSON, with deep insert; return its id. Raises `Rejected`."""
+        ...
+
+    async def save(self, write: "Write") -> "Saved":
+        """As `Store.save`, in this transaction. Raises `PositionMoved`."""
+        ...
+
     async def save_observations(self, rows: "Observations") -> "Int64":
         """Store rows that came through the API, with all that follows from them; return their ids."""
         ...
@@ -179,4 +199,16 @@ class Store(Protocol):
         Raises `CatalogueChanged` or `PositionMoved` (nothing stored), `Unavailable` (whether it was stored is in
         the positions).
         """
+        ...
+
+    async def positions(self, topic: Topic) -> Mapping[int, Position]:
+        """Where processing stands in a topic; partitions of which nothing is stored are left out."""
+        ...
+
+    async def fold(self) -> int:
+        """Fold hours and days from what writes touched; return how many hours it was."""
+        ...
+
+    def notifications(self, *channels: str, poll: float = 5.0) -> AsyncIterator[None]:
+        """Yield at once, then whenever one of the channels is notified, and every `poll` seconds in any case."""
         ...

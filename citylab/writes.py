@@ -1,7 +1,7 @@
 """What one write into the store consists of, and what became of it: the words of the one write path, `Store.save`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,6 +59,8 @@ class Write:
     """Everything that a batch of events becomes, for one transaction.
 
     receipt, record: int64, shape (n,), which pack and which record of it each row of `rows` came from.
+    catalogue_version: at which the rows were resolved; closes: for a write that takes rejections up again, their ids, one a receipt; published: ids of updates that the
+    log has, to be forgotten.
     """
 
     rows: Observations
@@ -67,7 +69,9 @@ class Write:
     receipts: Sequence[Receipt] = ()
     rejections: Sequence[NewRejection] = ()
     spans: Sequence[Span] = ()
-    catalogue_version: int
+    catalogue_version: int | None = None
+    closes: Sequence[int] = ()
+    published: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,7 @@ class CatalogueChanged(Exception):
 
 
 class PositionMoved(Exception):
-    """Another worker has committed this part of the log: drop the batch and read on from `positions`."""
-
-    def __init__(self, positions: Mapping[tuple[Topic, int], Position]) -> None:
-        super().__init__(f"positions moved: {positions}")
-        self.positions = positions
+    """Another worker has committed this part of the log, or taken up these rejections: drop the batch, read anew."""
 
 
 def no_rows() -> tuple[Observations, Int64, Int64]:

@@ -1,0 +1,1 @@
+"""The service between the MQTT broker and the event log."""

@@ -1,0 +1,1 @@
+"""The service between the event log and the store."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from citylab.columns import NO_TIME, Int64
 from citylab.model import Micros
+from citylab.ports import Store
 
 
 class Kind(IntEnum):
@@ -100,3 +101,59 @@ class Catalogue:
 
 
 EMPTY = Catalogue(0, ())
+
+
+_FEATURES = """
+INSERT INTO features_of_interest (pilot, name, description, encoding_type, feature, location_id)
+SELECT DISTINCT ON (l.id) l.pilot, l.name, l.description, l.encoding_type, l.location, l.id
+FROM datastreams d JOIN historical_locations h ON h.thing_id = d.thing_id
+JOIN historical_locations_locations hl ON hl.historical_location_id = h.id
+JOIN locations l ON l.id = hl.location_id
+WHERE d.stream_name IS NOT NULL AND NOT EXISTS (SELECT 1 FROM features_of_interest f WHERE f.location_id = l.id)
+ORDER BY l.id ON CONFLICT (location_id) DO NOTHING
+"""
+
+_STREAMS = """
+SELECT d.stream_name, d.id, d.observation_type, d.unit_of_measurement ->> 'symbol', d.properties ->> 'senmlUnit',
+    t.gateway, t.properties -> 'gateways',
+    (SELECT json_agg(json_build_array((extract(epoch FROM p.time) * 1000000)::bigint, p.feature) ORDER BY p.time)
+     FROM (SELECT DISTINCT ON (h.time) h.time, f.id AS feature
+           FROM historical_locations h JOIN historical_locations_locations hl ON hl.historical_location_id = h.id
+           JOIN features_of_interest f ON f.location_id = hl.location_id
+           WHERE h.thing_id = t.id ORDER BY h.time, (f.feature ? 'type') DESC, f.id) p)
+FROM datastreams d JOIN things t ON t.id = d.thing_id WHERE d.stream_name IS NOT NULL
+"""
+
+
+async def load(store: Store) -> Catalogue:
+    """Read the catalogue; first make the features of the places where streams' Things are or were.
+
+    A stream is fed by its Thing's gateway and those in the Thing's `properties.gateways`; by anyone when it has
+    neither.
+    """
+    async with store.transaction() as transaction:
+        ((version,),) = await transaction.fetch("SELECT version FROM catalogue FOR SHARE")
+        await transaction.execute(_FEATURES)
+        streams = []
+        for (
+            name,
+            datastream,
+            kind,
+            symbol,
+            senml_unit,
+            gateway,
+            gateways,
+            features,
+        ) in await transaction.fetch(_STREAMS):
+            listed = [g for g in gateways if isinstance(g, str)] if isinstance(gateways, list) else []
+            streams.append(
+                Stream(
+                    name,
+                    datastream,
+                    kind,
+                    frozenset(unit for unit in (symbol, senml_unit) if unit),
+                    frozenset([*listed, gateway] if gateway else listed),
+                    tuple((since, feature) for since, feature in features or ()),
+                )
+            )
+    return Catalogue(version, streams)

@@ -5,6 +5,7 @@ Pure: no connection, no clock. The loop over records is the platform's hottest P
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -62,9 +63,10 @@ def decode(batches: Iterable[Batch], catalogue: Catalogue, rules: Rules) -> Writ
     receipts: list[Receipt] = []
     rejections: list[NewRejection] = []
     rows_of: list[int] = []
-    spans = []
+    spans: dict[int, Span] = {}
     for batch in batches:
-        spans.append(Span(batch.topic, batch.partition, batch.before, batch.after))
+        before = spans[batch.partition].before if batch.partition in spans else batch.before
+        spans[batch.partition] = Span(batch.topic, batch.partition, before, batch.after)
         for event in batch.events:
             begin, rejected = len(columns.slot), len(rejections)
             receipt = len(receipts)
@@ -88,7 +90,7 @@ def decode(batches: Iterable[Batch], catalogue: Catalogue, rules: Rules) -> Writ
         record=record_of,
         receipts=receipts,
         rejections=rejections,
-        spans=spans,
+        spans=list(spans.values()),
         catalogue_version=catalogue.version,
     )
 
@@ -314,3 +316,52 @@ def _content(columns: _Columns, row: int, name: str, time: Micros) -> str:
     value = msgspec.Raw(text.encode()) if text is not None else columns.number[row]
     label = {Kind.NUMBER: "v", Kind.BOOLEAN: "vb", Kind.TEXT: "vs"}[kind]
     return msgspec.json.encode({"n": name, "time": time, label: value}).decode()
+
+
+class OpenRejection(msgspec.Struct, frozen=True):
+    """A rejected record as the store keeps it, that may be stored by now. content: what `NewRejection.content` was."""
+
+    id: int
+    receipt: Receipt
+    record: int
+    content: dict[str, Any]
+
+
+def take_up(rejections: Iterable[OpenRejection], catalogue: Catalogue, rules: Rules) -> Write:
+    """Hold rejected records against the catalogue again: a write that closes those whose stream is known now."""
+    columns = _Columns()
+    receipts: list[Receipt] = []
+    closes: list[int] = []
+    again: list[NewRejection] = []
+    rows_of: list[int] = []
+    for rejection in rejections:
+        fields = rejection.content
+        r = msgspec.convert({key: x for key, x in fields.items() if key not in {"time", "n"}}, Record)
+        slot = catalogue.slots.get((fields["n"], r.u))
+        if fields["n"] not in catalogue:
+            continue
+        closes.append(rejection.id)
+        receipts.append(rejection.receipt)
+        if slot is None:
+            seconds = fields["time"] / 1e6
+            unresolved = _unresolved(
+                len(receipts) - 1, rejection.record, r, fields["n"], None, r.v, seconds, 0, catalogue
+            )
+            again.append(unresolved)
+            rows_of.append(0)
+            continue
+        row = len(columns.slot)
+        if r.quality in _QUALITY:
+            columns.quality[row] = _QUALITY[r.quality]
+        if r.v is None:
+            columns.other[row] = _other(r)
+        columns.slot.append(slot)
+        columns.seconds.append(fields["time"] / 1e6)
+        columns.number.append(r.v)
+        columns.record.append(rejection.record)
+        rows_of.append(1)
+    rows, receipt, record = _check(columns, rows_of, receipts, again, catalogue, rules)
+    return Write(
+        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=again,
+        catalogue_version=catalogue.version, closes=closes,
+    )  # fmt: skip

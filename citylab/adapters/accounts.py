@@ -10,7 +10,8 @@ import numpy as np
 from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64
-from citylab.model import Micros, Position, Topic
+from citylab.model import Micros, Position
+from citylab.ports import START
 from citylab.writes import NewRejection, PositionMoved, Span, Write
 
 CONSUMER = "processing"
@@ -18,24 +19,47 @@ REJECTIONS_KEPT = 10_000  # rows a gateway; what is beyond is counted in the led
 
 
 async def take_positions(connection: Connection, spans: Sequence[Span]) -> None:
-    """Lock the partitions' positions and compare them with what the batch was read from (the fence)."""
-    moved: dict[tuple[Topic, int], Position] = {}
+    """Lock the partitions' positions and compare them with what the batch was read from (the fence).
+
+    Raises `PositionMoved`.
+    """
     for span in sorted(spans, key=lambda span: (span.topic, span.partition)):
+        key = (CONSUMER, span.topic, span.partition)
+        await connection.execute(
+            "INSERT INTO positions VALUES (%s, %s, %s, 0, '') ON CONFLICT DO NOTHING", key
+        )
         cursor = await connection.execute(
             'SELECT "offset", fingerprint FROM positions WHERE consumer = %s AND topic = %s AND partition = %s FOR UPDATE',
-            (CONSUMER, span.topic, span.partition),
+            key,
         )
         row = await cursor.fetchone()
-        if row is None:
-            await connection.execute(
-                "INSERT INTO positions VALUES (%s, %s, %s, 0, '') ON CONFLICT DO NOTHING",
-                (CONSUMER, span.topic, span.partition),
+        assert row is not None
+        stored = Position(row[0], bytes(row[1]))
+        if stored not in (span.before, START):
+            raise PositionMoved(
+                f"{span.topic}/{span.partition} is at {stored.offset}, not {span.before.offset}"
             )
-            row = (0, b"")
-        if row[0] != span.before.offset and not (row[0] == 0 and row[1] == b""):
-            moved[span.topic, span.partition] = Position(row[0], bytes(row[1]))
-    if moved:
-        raise PositionMoved(moved)
+
+
+async def close_rejections(connection: Connection, write: Write) -> None:
+    """Close the rejections that a write takes up, and take them out of the ledger: it enters them anew.
+
+    Raises `PositionMoved` when another has taken one of them up.
+    """
+    cursor = await connection.execute(
+        "UPDATE rejections SET closed_at = now() WHERE id = ANY(%s) AND closed_at IS NULL RETURNING gateway, epoch, reason",
+        (list(write.closes),),
+    )
+    closed = await cursor.fetchall()
+    if len(closed) != len(write.closes):
+        raise PositionMoved("some of these rejections are closed already")
+    for (gateway, epoch, reason), count in sorted(Counter(closed).items()):
+        await connection.execute(
+            "UPDATE ledger SET records = records - %(n)s, rejected = rejected - %(n)s, rejected_by_reason = jsonb_set("
+            "rejected_by_reason, ARRAY[%(r)s], to_jsonb((rejected_by_reason ->> %(r)s)::bigint - %(n)s))"
+            " WHERE gateway = %(g)s AND epoch = %(e)s",
+            {"n": count, "r": reason, "g": gateway, "e": epoch},
+        )
 
 
 async def move_positions(connection: Connection, spans: Sequence[Span]) -> None:
@@ -110,7 +134,8 @@ async def account(
         last = max(packs, key=lambda pack: pack.received_at)
         entries.append(
             (
-                gateway, epoch, _multirange(pack.seq for pack in packs if pack.epoch), len(packs), records, here,
+                gateway, epoch, _multirange(pack.seq for pack in packs if pack.epoch and not write.closes),
+                0 if write.closes else len(packs), records, here,
                 records - here - rejected, rejected, msgspec.json.encode(by_reason).decode(),
                 sum(pack.untimed for pack in packs), min(pack.received_at for pack in packs), last.received_at,
                 None if last.newest is None else (last.received_at - last.newest) // 1000,
@@ -166,4 +191,4 @@ ON CONFLICT (gateway, epoch) DO UPDATE SET
     first_at = least(l.first_at, excluded.first_at),
     last_at = greatest(l.last_at, excluded.last_at),
     skew_ms = coalesce(excluded.skew_ms, l.skew_ms)
-"""  # noqa: S608 -- expressions of our own
+"""

@@ -6,7 +6,6 @@ from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import NO_TIME, Int64, Observations, Update, encode_update
 from citylab.model import HOUR, MINUTE, Quality
-from citylab.times import parse_duration
 from citylab.windows import fold
 
 LARGEST_AGGREGATED = 1e140  # beyond it squares overflow: counted, but not among the good
@@ -41,15 +40,16 @@ class Facts:
         if not len(unknown):
             return
         cursor = await connection.execute(
-            "SELECT d.id, d.properties ->> 'interval', d.properties ->> 'stamp',"
+            "SELECT d.id, coalesce(declared_interval(d.properties) <= interval '1 minute', true),"
+            " d.properties ->> 'stamp',"
             " (extract(epoch FROM l.high_water) * 1000000)::bigint"
             " FROM datastreams d LEFT JOIN latest l ON l.datastream_id = d.id WHERE d.id = ANY(%s)",
             (PgArray(unknown),),
         )
-        for datastream_id, interval, stamp, high_water in await cursor.fetchall():
+        for datastream_id, short, stamp, high_water in await cursor.fetchall():
             self.known[datastream_id] = True
             self.high_water[datastream_id] = NO_TIME if high_water is None else high_water
-            self.minutes[datastream_id] = is_short(interval)
+            self.minutes[datastream_id] = short
             self.stamp_end[datastream_id] = stamp == "end"
 
 
@@ -68,14 +68,6 @@ class FactsCache:
     def drop(self) -> None:
         """Forget what a transaction learned that was rolled back."""
         self._facts = Facts(0)
-
-
-def is_short(interval: str | None) -> bool:
-    """Whether a stream with this declared interval has windows of a minute; one of unknown interval does."""
-    try:
-        return interval is None or parse_duration(interval) <= MINUTE
-    except ValueError:
-        return True
 
 
 async def derive(
@@ -193,7 +185,7 @@ ON CONFLICT (datastream_id) DO UPDATE SET
     result_time_first = least(l.result_time_first, excluded.result_time_first),
     result_time_last = greatest(l.result_time_last, excluded.result_time_last),
     high_water = greatest(l.high_water, excluded.high_water)
-"""  # noqa: S608 -- column names of our own
+"""
 
 
 async def _observe(connection: Connection, facts: Facts, rows: Observations) -> None:

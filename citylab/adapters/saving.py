@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import errors
 
-from citylab.adapters.accounts import CONSUMER, account, keep_rejections, move_positions, take_positions
+from citylab.adapters.accounts import (
+    CONSUMER,
+    account,
+    close_rejections,
+    keep_rejections,
+    move_positions,
+    take_positions,
+)
 from citylab.adapters.derived import Facts, FactsCache, derive
 from citylab.adapters.pgbinary import EPOCH_2000, PgArray, copy_rows, times
 from citylab.adapters.postgres import Connection
@@ -31,9 +38,11 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     Raises `CatalogueChanged` and `PositionMoved`, both before anything was changed.
     """
     facts = await _lock_catalogue(connection, cache)
-    if write.catalogue_version != facts.version:
+    if write.catalogue_version not in {None, facts.version}:
         raise CatalogueChanged
     await take_positions(connection, write.spans)
+    if write.published:
+        await connection.execute("DELETE FROM pending_updates WHERE id = ANY(%s)", (list(write.published),))
     rows = write.rows
     order = np.lexsort(
         (rows.time, rows.datastream)
@@ -49,6 +58,8 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     updates = await derive(connection, facts, rows.take(stored), ids[stored], source=CONSUMER, stream=True)
     rejections = [*write.rejections, *_conflicts(rows, receipt, record, conflict)]
     kept = await keep_rejections(connection, write, rejections)
+    if write.closes:
+        await close_rejections(connection, write)
     await account(connection, write, receipt[stored], rejections, kept)
     await move_positions(connection, write.spans)
     rejected = Counter(r.reason for r, new in zip(rejections, kept, strict=True) if new)
@@ -144,7 +155,7 @@ async def _insert(connection: Connection, rows: Observations, ids: Int64, ordina
             await copy.write(data)
         return
     await connection.execute(
-        f"INSERT INTO observations ({_COLUMNS}) SELECT {_SELECTED} FROM unnest({_UNNESTED}) AS r ({_NAMES})",  # noqa: S608
+        f"INSERT INTO observations ({_COLUMNS}) SELECT {_SELECTED} FROM unnest({_UNNESTED}) AS r ({_NAMES})",
         _parameters(rows, ids, ordinal),
     )
 
@@ -164,7 +175,7 @@ async def _stage(connection: Connection, rows: Observations, ids: Int64) -> tupl
         buried[np.array(gone[0]) - 1] = True
         parameters = _parameters(rows.take(~buried), ids[~buried], None)
     cursor = await connection.execute(
-        f"INSERT INTO observations ({_COLUMNS}) SELECT {_SELECTED} FROM unnest({_UNNESTED}) AS r ({_NAMES})"  # noqa: S608
+        f"INSERT INTO observations ({_COLUMNS}) SELECT {_SELECTED} FROM unnest({_UNNESTED}) AS r ({_NAMES})"
         " ON CONFLICT DO NOTHING RETURNING id",
         parameters,
     )

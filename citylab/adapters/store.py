@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
+import psycopg
+from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
+from citylab.adapters.accounts import CONSUMER
 from citylab.adapters.derived import FactsCache
+from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
 from citylab.adapters.postgres import Connection, Parameters, translated
-from citylab.adapters.saving import save, save_observations
+from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
 from citylab.columns import Int64, Observations
 from citylab.errors import Unavailable
+from citylab.model import Position, Topic
 from citylab.writes import Saved, Write
 
 _ATTEMPTS = 10  # of a transaction that met another
@@ -42,6 +47,18 @@ class PostgresTransaction:
                 while rows := await cursor.fetchmany(size):
                     yield rows
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        async with self.connection.transaction():
+            yield
+
+    async def lock_catalogue(self) -> None:
+        await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
+
+    async def save(self, write: Write) -> Saved:
+        with translated():
+            return await save(self.connection, self._cache, write)
+
     async def save_observations(self, rows: Observations) -> Int64:
         with translated():
             return await save_observations(self.connection, self._cache, rows)
@@ -56,6 +73,7 @@ class PostgresStore:
     def __init__(
         self, url: str, *, name: str = "citylab", connections: int = 8, statement_timeout: float = 30
     ) -> None:
+        self._url = url
         self._cache = FactsCache()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
@@ -106,6 +124,30 @@ class PostgresStore:
                 self._cache.drop()
                 raise
         raise AssertionError
+
+    async def positions(self, topic: Topic) -> dict[int, Position]:
+        async with self.transaction(read_only=True) as transaction:
+            rows = await transaction.fetch(
+                'SELECT partition, "offset", fingerprint FROM positions WHERE consumer = %s AND topic = %s',
+                (CONSUMER, topic),
+            )
+        return {partition: Position(offset, bytes(fingerprint)) for partition, offset, fingerprint in rows}
+
+    async def fold(self) -> int:
+        async with self.transaction() as transaction:
+            return await fold(transaction.connection)
+
+    async def notifications(self, *channels: str, poll: float = 5.0) -> AsyncIterator[None]:
+        with translated():
+            async with await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, connect_timeout=5
+            ) as connection:
+                for channel in channels:
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                while True:
+                    yield
+                    async for _ in connection.notifies(timeout=poll, stop_after=1):
+                        pass
 
     async def wait(self, seconds: float = 60) -> None:
         """Return once the store answers. Raises `Unavailable`."""

@@ -190,6 +190,14 @@ CREATE TABLE aggregates (
     PRIMARY KEY (datastream_id, width, window_start)
 ) WITH (fillfactor = 80);
 
+-- A declared interval, or null where it is absent or no ISO 8601 duration.
+CREATE FUNCTION declared_interval(properties jsonb) RETURNS interval LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN (properties ->> 'interval')::interval;
+EXCEPTION WHEN others THEN
+    RETURN NULL;
+END $$;
+
 -- Which hours a write touched; insert-only, so that writers never wait for the fold that takes rows away.
 CREATE TABLE stale_hours (
     datastream_id bigint NOT NULL,
@@ -198,11 +206,36 @@ CREATE TABLE stale_hours (
 
 -- The road's own bookkeeping --------------------------------------------------------------------------------------
 
-CREATE TABLE catalogue (  -- one row; the version grows whenever streams are registered, changed or deleted
+-- The version changes whenever what writers cache of streams may have changed, whoever changes it: once a transaction,
+-- under the exclusive catalogue lock, so that no writer resolves against a catalogue that is gone.
+CREATE TABLE catalogue (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     version bigint NOT NULL DEFAULT 1
 );
 INSERT INTO catalogue DEFAULT VALUES;
+
+CREATE FUNCTION change_catalogue() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE now_version bigint := pg_current_xact_id()::text::bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(7102003);
+    UPDATE catalogue SET version = now_version WHERE version <> now_version;
+    IF FOUND THEN NOTIFY citylab_catalogue; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER change_catalogue BEFORE INSERT OR DELETE OR UPDATE OF properties, observation_type, unit_of_measurement, thing_id
+    ON datastreams FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF gateway, properties
+    ON things FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+CREATE TRIGGER change_catalogue BEFORE INSERT OR DELETE OR UPDATE
+    ON historical_locations_locations FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+CREATE TRIGGER change_catalogue BEFORE DELETE
+    ON features_of_interest FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+
+CREATE TABLE services (  -- what each running service last said of itself
+    name text COLLATE "C" PRIMARY KEY,
+    state jsonb NOT NULL,
+    at timestamptz NOT NULL
+);
 
 CREATE TABLE positions (
     consumer text COLLATE "C" NOT NULL,

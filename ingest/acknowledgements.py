@@ -1,0 +1,43 @@
+"""What the platform tells gateways: which of their packs the log has, coalesced."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+
+class Acknowledgements:
+    """Collects packs that are in the log, by gateway and epoch, until they are told. Stateless beyond that."""
+
+    def __init__(self) -> None:
+        self._appended: dict[tuple[str, int], list[int]] = {}
+        self._refused: dict[tuple[str, int], dict[str, str]] = {}
+
+    def appended(self, gateway: str, epoch: int, seq: int) -> None:
+        """The log has this pack."""
+        self._appended.setdefault((gateway, epoch), []).append(seq)
+
+    def refused(self, gateway: str, epoch: int, seq: int, reason: str) -> None:
+        """The log has this pack among the refused ones."""
+        self._refused.setdefault((gateway, epoch), {})[str(seq)] = reason
+
+    def take(self) -> Iterator[tuple[str, bytes]]:
+        """Yield gateway and payload of what is to be told (the contracts, topic `acks`), and forget it."""
+        appended, self._appended = self._appended, {}
+        refused, self._refused = self._refused, {}
+        for key in appended.keys() | refused.keys():
+            gateway, epoch = key
+            body: dict[str, object] = {"epoch": epoch, "appended": ranges(appended.get(key, []))}
+            if key in refused:
+                body["refused"] = refused[key]
+            yield gateway, msgspec.json.encode(body)
+
+
+def ranges(numbers: list[int]) -> list[list[int]]:
+    """Closed ranges [[first, last], ...] of the numbers that occur."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found

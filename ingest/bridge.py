@@ -1,0 +1,198 @@
+"""The bridge: MQTT -> event log. It acknowledges, to the broker and to the gateway, only what the log has."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import msgspec
+import structlog
+
+from citylab.errors import Rejected, Unavailable
+from citylab.model import GATEWAY_NAME, SECOND, Message, Micros, NewEvent, Reason, Topic
+from citylab.ports import BrokerConnection, EventLog
+from citylab.senml import identity
+from citylab.times import now
+from ingest.acknowledgements import Acknowledgements
+
+log = structlog.get_logger()
+
+ROOT = "citylab/v1/gateways/"
+PLATFORM = "citylab/v1/platform"
+# Numbered packs over a clean session: the broker holds nothing for a bridge that died, gateways send them again.
+# Descriptors and status over a plain subscription, since shared ones need not deliver what is retained.
+NUMBERED_SUBSCRIPTIONS = (
+    (f"$share/citylab/{ROOT}+/packs/numbered", 1),
+    (f"{ROOT}+/descriptor", 1),
+    (f"{ROOT}+/status", 1),
+)
+# Packs without numbers over a persistent session: the broker keeps them while the bridge restarts.
+UNNUMBERED_SUBSCRIPTIONS = ((f"$share/citylab-devices/{ROOT}+/packs", 1),)
+
+TELL_EVERY = 0.05  # s between acknowledgements to a gateway
+REPORT_EVERY = 5.0  # s between what the bridge says of itself
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the bridge refuses. most_bytes: of a pack or a descriptor."""
+
+    most_bytes: int = 256 * 1024
+    most_descriptor_bytes: int = 4 << 20
+
+
+class Bridge:
+    """Bridges messages into the log until cancelled; what is in hand then is not acknowledged, and comes again."""
+
+    def __init__(
+        self,
+        numbered: BrokerConnection,
+        unnumbered: BrokerConnection,
+        event_log: EventLog,
+        *,
+        name: str = "1",
+        limits: Limits | None = None,
+        clock: Callable[[], Micros] = now,
+    ) -> None:
+        self.numbered, self.unnumbered, self.log = numbered, unnumbered, event_log
+        self.name, self.limits, self.clock = name, limits or Limits(), clock
+        self.acknowledgements = Acknowledgements()
+        self.packs = self.refused = 0
+        self._retained: dict[
+            str, bytes
+        ] = {}  # digest of the descriptor or status that the log has, by MQTT topic
+
+    async def run(self) -> None:
+        """Run until cancelled. A broker or a log that goes away is waited for."""
+        async with self.numbered, self.unnumbered, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._bridge(self.numbered))
+            tasks.create_task(self._bridge(self.unnumbered))
+            tasks.create_task(self._tell())
+            tasks.create_task(self._greet())
+            tasks.create_task(_drain(self.numbered))
+            tasks.create_task(self._report())
+
+    async def _bridge(self, connection: BrokerConnection) -> None:
+        while True:
+            messages = await connection.messages(most=1_000, linger=0.005)
+            await self._append(messages)
+            for message in messages:
+                message.ack()
+
+    async def _append(self, messages: Sequence[Message]) -> None:
+        """Return once the log has every message, as a pack, a descriptor, a status or a refusal."""
+        events: dict[Topic, list[NewEvent]] = {}
+        told: list[tuple[str, int, int, Reason | None]] = []
+        kept: dict[str, bytes] = {}
+        for message in messages:
+            gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
+            if kind in {"descriptor", "status"}:
+                digest = blake2b(message.payload, digest_size=16).digest()
+                if not message.payload or self._retained.get(message.topic) == digest:
+                    continue  # deleted from the broker, or delivered again after a reconnect
+                kept[message.topic] = digest
+            epoch = seq = 0
+            headers = {"gateway": gateway, "received-at": str(message.received_at)}
+            try:
+                topic = self._check(gateway, kind, message)
+                if kind == "packs/numbered":
+                    epoch, seq = identity(message.payload)
+                    headers |= {"epoch": str(epoch), "seq": str(seq)}
+                    told.append((gateway, epoch, seq, None))
+            except Rejected as error:
+                topic = Topic.REFUSED
+                headers |= {"reason": error.reason, "detail": error.detail}
+                if kind == "packs/numbered":
+                    try:
+                        epoch, seq = identity(message.payload)
+                        headers |= {"epoch": str(epoch), "seq": str(seq)}
+                        told.append((gateway, epoch, seq, Reason(error.reason)))
+                    except Rejected:
+                        pass  # without its numbers there is nothing to tell the gateway
+            if topic != Topic.PACKS:
+                headers["topic"] = message.topic
+            event = NewEvent(gateway, message.payload, headers, message.received_at)
+            events.setdefault(topic, []).append(event)
+        for topic, some in events.items():
+            await self._append_patiently(topic, some)
+        self._retained |= kept
+        self.packs += len(events.get(Topic.PACKS, ()))
+        self.refused += len(events.get(Topic.REFUSED, ()))
+        for gateway, epoch, seq, reason in told:
+            if reason is None:
+                self.acknowledgements.appended(gateway, epoch, seq)
+            else:
+                self.acknowledgements.refused(gateway, epoch, seq, reason)
+
+    def _check(self, gateway: str, kind: str, message: Message) -> Topic:
+        """The log topic a message belongs into. Raises `Rejected`."""
+        if not GATEWAY_NAME.fullmatch(gateway):
+            raise Rejected(
+                Reason.MALFORMED,
+                f"a gateway's name has 1 to 64 ASCII letters, digits and -_.: , which {gateway[:80]!r} has not",
+            )
+        most = self.limits.most_descriptor_bytes if kind == "descriptor" else self.limits.most_bytes
+        if len(message.payload) > most:
+            raise Rejected(
+                Reason.MALFORMED, f"{len(message.payload)} bytes are more than the {most} that are taken"
+            )
+        if kind == "descriptor":
+            return Topic.DESCRIPTORS
+        return Topic.STATUS if kind == "status" else Topic.PACKS
+
+    async def _append_patiently(self, topic: Topic, events: Sequence[NewEvent]) -> None:
+        delay, said = 0.1, False
+        while True:
+            try:
+                await self.log.append(topic, events)
+            except Unavailable as error:
+                if not said:
+                    log.warning("packs wait at the gateways until the event log is back", why=str(error))
+                    said = True
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            else:
+                if said:
+                    log.info("the event log is back")
+                return
+
+    async def _tell(self) -> None:
+        """Acknowledge to the gateways. What gets lost here is sent again by the gateway, and acknowledged again."""
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            for gateway, payload in self.acknowledgements.take():
+                self.numbered.publish(f"{ROOT}{gateway}/acks", payload)
+
+    async def _greet(self) -> None:
+        """Tell gateways that a bridge is back, whenever it connects."""
+        while True:
+            await self.numbered.wait_connected()
+            since = {"since": self.clock() / SECOND}
+            self.numbered.publish(PLATFORM, msgspec.json.encode(since), retain=True)
+            await self.numbered.wait_disconnected()
+
+    async def _report(self) -> None:
+        """Say through the log how the bridge is; processing keeps it for /health."""
+        before = 0
+        topic = f"{PLATFORM}/bridges/{self.name}"
+        while True:
+            state = {
+                "packs": self.packs,
+                "packs_per_second": round((self.packs - before) / REPORT_EVERY, 1),
+                "refused": self.refused,
+                "connected": self.numbered.connected and self.unnumbered.connected,
+            }
+            before = self.packs
+            moment = self.clock()
+            event = NewEvent(
+                topic, msgspec.json.encode(state), {"topic": topic, "received-at": str(moment)}, moment
+            )
+            await self._append_patiently(Topic.STATUS, [event])
+            await asyncio.sleep(REPORT_EVERY)
+
+
+async def _drain(connection: BrokerConnection) -> None:
+    """Take PUBACKs of our own messages; none is waited for."""
+    while True:
+        if not await connection.pubacks():
+            await connection.wait_connected()

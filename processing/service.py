@@ -1,0 +1,310 @@
+"""The service: event log -> columns -> store, from the positions that the store holds."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from citylab.errors import PositionLost, Unavailable
+from citylab.model import SECOND, Batch, Micros, NewEvent, Reason, Topic
+from citylab.ports import START, EventLog, Store
+from citylab.times import format_instant, now
+from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
+from processing import catalogue as catalogues
+from processing.catalogue import EMPTY, Catalogue
+from processing.decode import Rules, decode, take_up
+from processing.registration import register, status
+from processing.rejected import open_rejections, refused
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much a transaction holds. A batch grows while the one before it is written, up to these; linger in seconds."""
+
+    most_events: int = 1_000
+    most_bytes: int = 3 << 20
+    linger: float = 0.02
+    fold_every: float = 1.0
+
+
+@dataclass
+class Figures:
+    """What the service says of itself in the store, once a second."""
+
+    stored: int = 0
+    duplicates: int = 0
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    newest_at: Micros = 0
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Processing:
+    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost."""
+
+    def __init__(
+        self,
+        store: Store,
+        event_log: EventLog,
+        *,
+        rules: Rules | None = None,
+        pace: Pace | None = None,
+        clock: Callable[[], Micros] = now,
+    ) -> None:
+        self.store, self.log, self.clock = store, event_log, clock
+        self.rules, self.pace = rules or Rules(), pace or Pace()
+        self.figures = Figures()
+        self._catalogue: Catalogue = EMPTY
+        self._catalogue_lock = asyncio.Lock()
+        self._updates: asyncio.Queue[Sequence[tuple[int, bytes]]] = asyncio.Queue(maxsize=8)
+        self._published: list[int] = []
+
+    async def run(self) -> None:
+        """Process until cancelled. An engine that goes away is waited for, and said once."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, work in (
+                ("packs", self._packs),
+                ("registrations", self._registrations),
+                ("updates", self._publish),
+                ("writes of others", self._listen),
+                ("hours and days", self._fold),
+                ("figures", self._report),
+            ):
+                tasks.create_task(self._patiently(name, work), name=name)
+
+    async def _patiently(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run again after an engine went away, with backoff; say it once, and once when it is back."""
+        delay = 0.2
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await work()
+                return
+            except Unavailable as error:
+                if asyncio.get_running_loop().time() - began > 30:
+                    delay = 0.2
+                if name not in self.figures.problems:
+                    log.warning("waiting for an engine", task=name, engine=error.engine, why=str(error))
+                self.figures.problems[name] = str(error)
+                delay = min(max(delay * 2, error.retry_after), 5.0)
+            except PositionLost as error:
+                log.error("stopped: another log, or what was not read yet is gone", task=name, why=str(error))
+                self.figures.problems[name] = str(error)
+                delay = 60.0
+            await asyncio.sleep(delay)
+
+    def _well(self, name: str) -> None:
+        if self.figures.problems.pop(name, None):
+            log.info("going on", task=name)
+
+    # -- packs -------------------------------------------------------------------------------------------------------
+
+    async def _packs(self) -> None:
+        """Read, decode and save, each while the others are at work on their batch."""
+        while True:
+            try:
+                await self._pack_pipeline()
+            except* PositionMoved as moved:
+                log.info("positions moved; reading on from there", why=str(moved.exceptions[0]))
+            except* Unavailable as away:
+                raise away.exceptions[0] from away
+            except* PositionLost as lost:
+                raise lost.exceptions[0] from lost
+
+    async def _pack_pipeline(self) -> None:
+        stored = await self.store.positions(Topic.PACKS)
+        start = {p: stored.get(p, START) for p in await self.log.partitions(Topic.PACKS)}
+        read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * len(start))
+        decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
+        await self._load()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read(start, read))
+            tasks.create_task(self._decode(read, decoded))
+            tasks.create_task(self._save(decoded))
+
+    async def _read(self, start: Any, read: asyncio.Queue[Batch]) -> None:
+        most = self.pace.most_events
+        async for batch in self.log.read(Topic.PACKS, start, most=most, most_bytes=self.pace.most_bytes):
+            await read.put(batch)
+
+    async def _decode(
+        self, read: asyncio.Queue[Batch], decoded: asyncio.Queue[tuple[list[Batch], Write]]
+    ) -> None:
+        while True:
+            batches = [await read.get()]
+            if _events(batches) < self.pace.most_events // 4:
+                await asyncio.sleep(self.pace.linger)
+            while not read.empty() and _events(batches) < self.pace.most_events:
+                batches.append(read.get_nowait())
+            write = await asyncio.to_thread(decode, batches, self._catalogue, self.rules)
+            await decoded.put((batches, write))
+
+    async def _save(self, decoded: asyncio.Queue[tuple[list[Batch], Write]]) -> None:
+        while True:
+            batches, write = await decoded.get()
+            await self._store(write, partial(decode, batches))
+            self.figures.newest_at = max((b.events[-1].time for b in batches if b.events), default=0)
+            self._well("packs")
+
+    async def _store(self, write: Write, again: Callable[[Catalogue, Rules], Write]) -> Saved:
+        """Save a write, made again from the newest catalogue as often as that changes."""
+        while True:
+            published, self._published = self._published, []
+            try:
+                saved = await self.store.save(replace(write, published=published))
+            except CatalogueChanged:
+                self._published = published + self._published
+                await self._load()
+                write = await asyncio.to_thread(again, self._catalogue, self.rules)
+                continue
+            except BaseException:
+                self._published = published + self._published
+                raise
+            self.figures.stored += saved.stored
+            self.figures.duplicates += saved.duplicates
+            self.figures.rejected += saved.rejected
+            if saved.updates:
+                await self._updates.put(saved.updates)
+            return saved
+
+    async def _load(self) -> None:
+        """Load the newest catalogue, and take up what was rejected for want of a stream that it has now."""
+        async with self._catalogue_lock:
+            self._catalogue = await catalogues.load(self.store)
+
+    async def _take_up(self) -> None:
+        while rejections := await open_rejections(self.store):
+            try:
+                await self._store(
+                    take_up(rejections, self._catalogue, self.rules),
+                    partial(take_up, rejections),
+                )
+            except PositionMoved:
+                continue  # another worker has taken them up
+            log.info("took up rejected records", records=len(rejections))
+
+    # -- registrations -----------------------------------------------------------------------------------------------
+
+    async def _registrations(self) -> None:
+        """Descriptors, statuses and refused packs: few, one after the other."""
+        async with asyncio.TaskGroup() as tasks:
+            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.REFUSED):
+                tasks.create_task(self._patiently(topic, partial(self._slow_topic, topic)))
+
+    async def _slow_topic(self, topic: Topic) -> None:
+        stored = await self.store.positions(topic)
+        start = {p: stored.get(p, START) for p in await self.log.partitions(topic)}
+        try:
+            async for batch in self.log.read(topic, start, most=100):
+                if topic == Topic.DESCRIPTORS:
+                    await register(self.store, batch)
+                elif topic == Topic.STATUS:
+                    await status(self.store, batch)
+                else:
+                    await self._store(
+                        _refused(batch, self._catalogue, self.rules),
+                        partial(_refused, batch),
+                    )
+                self._well(topic)
+        except PositionMoved as moved:
+            log.info("positions moved; reading on from there", topic=topic, why=str(moved))
+
+    # -- what follows from a write -----------------------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        """Append update messages to the log once their write is committed; what is left of a former run first."""
+        await self._publish_left(every_source=True)
+        while True:
+            updates = await self._updates.get()
+            await self._append_updates(updates)
+            self._published += [update_id for update_id, _ in updates]
+            self._well("updates")
+
+    async def _append_updates(self, updates: Sequence[tuple[int, bytes]]) -> None:
+        moment = self.clock()
+        await self.log.append(
+            Topic.UPDATES,
+            [NewEvent("processing", message, {"update": str(i)}, moment) for i, message in updates],
+        )
+
+    async def _publish_left(self, *, every_source: bool) -> None:
+        while True:
+            async with self.store.transaction() as transaction:
+                rows = await transaction.fetch(
+                    "SELECT id, message FROM pending_updates WHERE %s OR source = 'api'"
+                    " ORDER BY id LIMIT 20 FOR UPDATE SKIP LOCKED",
+                    (every_source,),
+                )
+                if not rows:
+                    return
+                await self._append_updates([(i, bytes(message)) for i, message in rows])
+                await transaction.execute(
+                    "DELETE FROM pending_updates WHERE id = ANY(%s)", ([i for i, _ in rows],)
+                )
+
+    async def _listen(self) -> None:
+        """Other writers' doings: observations that came through the API, and changes of the catalogue."""
+        async for _ in self.store.notifications("citylab_updates", "citylab_catalogue"):
+            await self._publish_left(every_source=False)
+            async with self.store.transaction(read_only=True) as transaction:
+                ((version,),) = await transaction.fetch("SELECT version FROM catalogue")
+            if version != self._catalogue.version:
+                await self._load()
+            await self._take_up()
+            self._well("writes of others")
+
+    async def _fold(self) -> None:
+        while True:
+            if not await self.store.fold():
+                await asyncio.sleep(self.pace.fold_every)
+            self._well("hours and days")
+
+    # -- figures -----------------------------------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        """Write what this service does into the store, once a second, for /health and the status line."""
+        before, since = 0, asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(1)
+            moment = asyncio.get_running_loop().time()
+            figures = self.figures
+            waiting = await self._waiting()
+            state = {
+                "observations_per_second": round((figures.stored - before) / (moment - since), 1),
+                "stored": figures.stored,
+                "duplicates": figures.duplicates,
+                "rejected": figures.rejected,
+                "waiting_events": waiting,
+                "lag_seconds": round(max(self.clock() - figures.newest_at, 0) / SECOND, 3)
+                if waiting
+                else 0.0,
+                "problems": figures.problems,
+            }
+            before, since = figures.stored, moment
+            async with self.store.transaction() as transaction:
+                await transaction.execute(
+                    "INSERT INTO services VALUES ('processing', %s::jsonb, %s) ON CONFLICT (name)"
+                    " DO UPDATE SET state = excluded.state, at = excluded.at",
+                    (msgspec.json.encode(state).decode(), format_instant(self.clock())),
+                )
+            self._well("figures")
+
+    async def _waiting(self) -> int:
+        """How many packs the log holds that are not stored yet."""
+        ends = await self.log.ends(Topic.PACKS)
+        positions = await self.store.positions(Topic.PACKS)
+        return sum(max(end - (positions[p].offset if p in positions else 0), 0) for p, end in ends.items())
+
+
+def _events(batches: Sequence[Batch]) -> int:
+    return sum(len(batch.events) for batch in batches)
+
+
+def _refused(batch: Batch, _catalogue: Catalogue, _rules: Rules) -> Write:
+    return refused(batch)
