@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from citylab.model import Batch, Message, NewEvent, Position, Topic, Will
+from citylab.model import Batch, Message, Micros, NewEvent, Position, Topic, Will
 
 if TYPE_CHECKING:  # they need numpy, which a gateway has not
     from citylab.columns import Int64, Observations
@@ -173,8 +173,11 @@ class Transaction(Protocol):
         """Keep every writer out until the transaction ends; the first thing to lock."""
         ...
 
-    async def create(self, set_name: str, body: "Mapping[str, Any]") -> int:
-        """Create an entity from its SensorThings JSON, with deep insert; return its id. Raises `Rejected`."""
+    async def create(self, set_name: str, body: Mapping[str, Any], *, now: Micros | None = None) -> int:
+        """Create an entity from its SensorThings JSON, with deep insert; return its id. Raises `Rejected`.
+
+        now: when its Locations came to be; the wall clock's time when it is None.
+        """
         ...
 
     async def save(self, write: "Write") -> "Saved":

@@ -200,7 +200,7 @@ async def _register_thing(
         if not thing.get("Locations"):
             raise Rejected(Reason.MALFORMED, f"the Thing {thing.get('name')!r} needs a Location")
         body = {name: value for name, value in thing.items() if name != "Datastreams"}
-        thing_id = await transaction.create("Things", body)
+        thing_id = await transaction.create("Things", body, now=at)
         await transaction.execute("UPDATE things SET gateway = %s WHERE id = %s", (gateway, thing_id))
     else:
         thing_id, owner, stored = found[0]
@@ -231,7 +231,7 @@ async def _move(transaction: Transaction, thing_id: int, locations: Any, at: Mic
     """Give a Thing other Locations, and a HistoricalLocation from then on."""
     if not isinstance(locations, list) or not locations:
         raise Rejected(Reason.MALFORMED, "Locations is an array of at least one Location")
-    ids = [await transaction.create("Locations", location) for location in locations]
+    ids = [await transaction.create("Locations", location, now=at) for location in locations]
     await transaction.execute("DELETE FROM things_locations WHERE thing_id = %s", (thing_id,))
     ((history,),) = await transaction.fetch(
         "INSERT INTO historical_locations (time, thing_id) VALUES (%s, %s) RETURNING id",

@@ -1,23 +1,28 @@
 """The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
+import msgspec
 import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
+from citylab import times
 from citylab.adapters.accounts import CONSUMER
 from citylab.adapters.derived import FactsCache
+from citylab.adapters.entity_writes import create
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
 from citylab.adapters.postgres import Connection, Parameters, translated
 from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
 from citylab.columns import Int64, Observations
+from citylab.drafts import read_draft
+from citylab.entities import SETS
 from citylab.errors import Unavailable
-from citylab.model import Position, Topic
+from citylab.model import Micros, Position, Topic
 from citylab.writes import Saved, Write
 
 _ATTEMPTS = 10  # of a transaction that met another
@@ -54,6 +59,11 @@ class PostgresTransaction:
 
     async def lock_catalogue(self) -> None:
         await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
+
+    async def create(self, set_name: str, body: Mapping[str, Any], *, now: Micros | None = None) -> int:
+        with translated():
+            draft = read_draft(SETS[set_name], msgspec.json.encode(body))
+            return await create(self, draft, now=times.now() if now is None else now)
 
     async def save(self, write: Write) -> Saved:
         with translated():

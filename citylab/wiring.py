@@ -1,0 +1,101 @@
+"""Which engine a URL names: the only place that imports adapters, and only inside functions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from citylab.errors import ConfigurationError
+from citylab.model import Will
+from citylab.ports import BrokerConnection, EventLog, Store
+from citylab.settings import Settings, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def broker_connection(
+    settings: Settings,
+    *,
+    client_id: str,
+    clean_session: bool = True,
+    keep_alive: int = 30,
+    subscriptions: "Sequence[tuple[str, int]]" = (),
+    will: Will | None = None,
+) -> BrokerConnection:
+    """A connection to the broker that `CITYLAB_BROKER_URL` names. Raises `ConfigurationError`."""
+    if settings.broker_url.startswith("embedded:"):
+        raise ConfigurationError(
+            f"no city is running in {settings.data}, so its embedded broker is not either: start it with `citylab up`,"
+            " name another folder with --data, or set CITYLAB_BROKER_URL"
+        )
+    from citylab.adapters.mqtt import MqttConnection  # noqa: PLC0415
+
+    return MqttConnection(
+        settings.broker_url,
+        client_id=client_id,
+        clean_session=clean_session,
+        keep_alive=keep_alive,
+        subscriptions=subscriptions,
+        will=will,
+    )
+
+
+def event_log(settings: Settings) -> EventLog:
+    """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`."""
+    scheme, _, rest = settings.log_url.partition(":")
+    if scheme == "sqlite":
+        from citylab.adapters.sqlite_log import SqliteLog  # noqa: PLC0415
+
+        return SqliteLog(Path(rest) if rest else settings.data / "log", partitions=settings.partitions)
+    if scheme == "kafka":
+        from citylab.adapters.kafka_log import KafkaLog  # noqa: PLC0415
+
+        return KafkaLog(settings.log_url, partitions=settings.partitions)
+    raise ConfigurationError(
+        f"CITYLAB_LOG_URL={redacted(settings.log_url)}: an event log is sqlite:[FOLDER] or kafka://host:port"
+    )
+
+
+def store(settings: Settings, *, name: str, statement_timeout: float = 0) -> Store:
+    """The store that `CITYLAB_STORE_URL` names. statement_timeout in seconds, 0 for none. Raises `ConfigurationError`."""
+    from citylab.adapters.store import PostgresStore  # noqa: PLC0415
+
+    return PostgresStore(store_url(settings), name=f"citylab-{name}", statement_timeout=statement_timeout)
+
+
+def store_url(settings: Settings) -> str:
+    """The store's URL, once it is one to connect to. Raises `ConfigurationError`."""
+    if settings.store_url.startswith("embedded:"):
+        raise ConfigurationError(
+            f"no city is running in {settings.data}, so its embedded store is not either: start it with `citylab up`,"
+            " name another folder with --data, or set CITYLAB_STORE_URL"
+        )
+    if urlsplit(settings.store_url).scheme not in {"postgresql", "postgres"}:
+        raise ConfigurationError(
+            f"CITYLAB_STORE_URL={redacted(settings.store_url)}: a store is embedded:[FOLDER] or"
+            " postgresql://user:password@host:port/database"
+        )
+    return settings.store_url
+
+
+async def migrate(settings: Settings) -> "Sequence[str]":
+    """Bring the store's schema up to date; return what was applied. Raises `Unavailable`, `ConfigurationError`."""
+    from citylab.adapters.migrations import migrate as apply  # noqa: PLC0415
+
+    return await apply(store_url(settings), grafana_password=grafana_password(settings))
+
+
+def grafana_password(settings: Settings) -> str:
+    """The password of Grafana's role: the setting, else one that is drawn once and kept in the city's folder (0600)."""
+    import secrets  # noqa: PLC0415
+
+    if settings.grafana_db_password:
+        return settings.grafana_db_password
+    file = settings.data / "grafana-password"
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(password := secrets.token_urlsafe(24))
+        return password
