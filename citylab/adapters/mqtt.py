@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 MOST_UNACKNOWLEDGED = 64 << 20  # bytes
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # s between two tries, before the jitter
 ANSWER_WITHIN = 10.0  # s until CONNACK and every SUBACK
+HELD_BACK = 5.0  # s for which we do not read; longer, and a broker would think us dead
 CLOSE_WITHIN = 2.0  # s for what is still to be sent when we close
 
 
@@ -85,7 +86,8 @@ class MqttConnection:
 
     client_id: the broker disconnects an older client of the same name. subscriptions: (topic filter, QoS 0 or 1), made
     anew with each connection before `connected` is true. keep_alive: s. most_unacknowledged_bytes: payloads received
-    and not acknowledged; beyond it the connection is dropped, with what nobody has asked for yet, and opened again.
+    and not acknowledged; beyond it nothing more is read, and when that does not help within half the keep-alive (5 s at
+    most) the connection is dropped, with what nobody has asked for yet, and opened again.
     """
 
     def __init__(
@@ -198,7 +200,9 @@ class MqttConnection:
             taken.append(message)
             if receipt is None or receipt.session is not session:
                 free += len(message.payload)  # no PUBACK will do it
-        session.released += free
+        if free:
+            session.released += free
+            session.wake()
         return taken
 
     # -- from here on the network thread, but for the callbacks that it hands to the event loop -----------------------
@@ -312,6 +316,7 @@ class Session:
         self._connection = connection
         self._politely = False
         self._accepted = False
+        self._full_since = 0.0
         self._unacknowledged: deque[Receipt] = deque()
         self._wakeup, self._waker = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -338,7 +343,7 @@ class Session:
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.on_publish = self._on_publish
-        client.on_socket_register_write = self._on_want_write
+        client.on_socket_register_write = self.wake
         return client
 
     # -- from the event loop ------------------------------------------------------------------------------------------
@@ -363,7 +368,12 @@ class Session:
     def end(self, why: str, *, politely: bool = False) -> None:
         """Ask the network thread to end this connection; politely is with DISCONNECT, so that no will is published."""
         self.why, self._politely = self.why or why, politely
-        self._on_want_write()
+        self.wake()
+
+    def wake(self, *_: object) -> None:
+        """Make the network thread look around. paho calls this once until what is to be written has been."""
+        with contextlib.suppress(OSError):  # a full socket pair has woken already
+            self._waker.send(b"\0")
 
     # -- in the network thread ----------------------------------------------------------------------------------------
 
@@ -389,35 +399,44 @@ class Session:
         self._waker.close()
 
     def _serve(self) -> None:
-        client, connection, sock = self._client, self._connection, self._socket
+        client, sock = self._client, self._socket
         assert sock is not None
         answer_by = time.monotonic() + ANSWER_WITHIN
         with selectors.DefaultSelector() as selector:
             selector.register(self._wakeup, selectors.EVENT_READ)
             selector.register(sock, selectors.EVENT_READ)
-            writing = False
             while not self.why:
                 if failed := client.loop_write() if client.want_write() else OK:
                     self.why = self.why or error_string(failed)
                     return
                 sock.flush()
-                if writing != sock.full:
-                    writing = sock.full
-                    selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0))
-                at_once = sock.pending() or (client.want_write() and not writing)
+                reading = not self._too_much_waits()
+                listen(selector, sock, read=reading, write=sock.full)
+                at_once = (reading and sock.pending()) or (client.want_write() and not sock.full)
                 ready = {key.fileobj for key, _ in selector.select(0 if at_once else 1.0)}
                 if self._wakeup in ready:
                     self._wakeup.recv(4096)
-                sock.may_read = sock in ready or sock.pending() > 0  # once: then it is time to write again
+                sock.may_read = reading and (
+                    sock in ready or sock.pending() > 0
+                )  # once, then it is time to write
                 while not failed and (sock.may_read or sock.buffered()):
                     failed = client.loop_read()
                 if failed := failed or client.loop_misc():
                     self.why = self.why or error_string(failed)
-                elif self.received - self.released > connection.most_unacknowledged_bytes:
-                    self.too_much = True
-                    self.why = f"more than {connection.most_unacknowledged_bytes} bytes wait for their acknowledgement"
                 elif not self._accepted and time.monotonic() > answer_by:
                     self.why = "the broker accepts the connection and does not answer"
+
+    def _too_much_waits(self) -> bool:
+        """Whether to read nothing for now; in the long run the sender must be told by dropping the connection."""
+        most = self._connection.most_unacknowledged_bytes
+        if not self._accepted or self.received - self.released <= most:
+            self._full_since = 0.0
+            return False
+        self._full_since = self._full_since or time.monotonic()
+        if time.monotonic() - self._full_since > min(HELD_BACK, self._connection.keep_alive / 2):
+            self.too_much = True
+            self.why = self.why or f"more than {most} bytes wait for their acknowledgement"
+        return True
 
     def _say_goodbye(self) -> None:
         client, sock = self._client, self._socket
@@ -428,11 +447,6 @@ class Session:
             sock.flush()
         client.disconnect()
         client.loop_write()
-
-    def _on_want_write(self, *_: object) -> None:
-        # paho calls this once until what is to be written has been; a full socket pair has woken already.
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
 
     def _on_connect(self, client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -488,3 +502,15 @@ class Session:
         context = self._connection.address.tls
         self._socket = BufferedSocket(context.wrap_socket(sock, **options) if context else sock)
         return self._socket
+
+
+def listen(selector: selectors.BaseSelector, sock: BufferedSocket, *, read: bool, write: bool) -> None:
+    """Wait for these events of the socket from now on; a selector knows no empty set of them."""
+    events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+    known = selector.get_map().get(sock)
+    if known is None and events:
+        selector.register(sock, events)
+    elif known and not events:
+        selector.unregister(sock)
+    elif known and known.events != events:
+        selector.modify(sock, events)

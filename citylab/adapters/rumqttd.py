@@ -28,6 +28,7 @@ _CONNACK = b"\x20\x02\x00\x00"
 # platform's own few filters are larger than the windows in flight (256 MiB: 400 gateways with 256 packs of 2.5 KB) and
 # those of filters that every gateway or every user has of their own are small: at worst a city of 1,000 gateways
 # reaches 5 x 256 MiB for the former and some 300 MiB for the latter. Sizes count payload and topic only.
+# In flight to a client are at most 100 messages: rumqttd 0.20 has that compiled in.
 # The version 5 listener is a second one because a version 5 client gets no SUBACK on a version 4 listener.
 _CONFIGURATION = """\
 # Written by Citylab at every start.
@@ -59,7 +60,7 @@ next_connection_delay_ms = 1
     [v4.1.connections]
     connection_timeout_ms = 60000
     max_payload_size = 524288
-    max_inflight_count = 1000
+    max_inflight_count = 100
     dynamic_filters = true
 
 [v5.1]
@@ -69,7 +70,7 @@ next_connection_delay_ms = 1
     [v5.1.connections]
     connection_timeout_ms = 60000
     max_payload_size = 524288
-    max_inflight_count = 1000
+    max_inflight_count = 100
     dynamic_filters = true
 """
 
