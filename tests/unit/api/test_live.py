@@ -1,0 +1,423 @@
+"""`/live` over HTTP: who gets what, and what happens to those who are slow, late or wrong."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+import api.live
+from api.live import LiveRouter
+from api.live_feed import Feed
+from citylab.columns import Observations, Update, encode_update
+from citylab.errors import PositionLost, Unavailable
+from citylab.model import Batch, Event, NewEvent, Position, Topic
+
+T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+S = 1_000_000
+
+
+class Shelf:
+    """The event log in memory, which can be taken away and exchanged."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.away = False
+        self.exchanged = False
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> "Shelf":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def append(self, topic: Topic, events: Sequence[NewEvent]) -> None:
+        for new in events:
+            self.events.append(Event(0, len(self.events), new.key, new.value, new.headers, new.time))
+        self.ring()
+
+    def ring(self) -> None:
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+    async def partitions(self, topic: Topic) -> Sequence[int]:
+        return [0]
+
+    async def ends(self, topic: Topic) -> Mapping[int, int]:
+        self._answer()
+        return {0: len(self.events)}
+
+    async def tail(self, topic: Topic) -> Mapping[int, Position]:
+        self._answer()
+        return {0: Position(len(self.events), b"")}
+
+    async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
+        return {}
+
+    async def commit(self, group: str, topic: Topic, positions: Mapping[int, Position]) -> None:
+        pass
+
+    async def read(
+        self, topic: Topic, start: Mapping[int, Position], *, most: int = 1_000, most_bytes: int = 4 << 20
+    ) -> AsyncIterator[Batch]:
+        at = start[0].offset
+        while True:
+            self._answer()
+            if self.exchanged:
+                self.exchanged = False
+                raise PositionLost(topic, 0, "another log")
+            changed = self._changed
+            if at < len(self.events):
+                events = self.events[at : at + most]
+                yield Batch(topic, 0, Position(at, b""), events, Position(at + len(events), b""))
+                at += len(events)
+            else:
+                await changed.wait()
+
+    def _answer(self) -> None:
+        if self.away:
+            raise Unavailable("event log", "it is away", retry_after=0.01)
+
+
+class Said(NamedTuple):
+    """An event as a client reads it."""
+
+    name: str
+    id: str | None
+    data: object
+
+
+class Server(uvicorn.Server):
+    """As an entry point of the API makes it: streams end when the server is to stop."""
+
+    live: LiveRouter
+
+    async def shutdown(self, sockets: list | None = None) -> None:
+        self.live.close()
+        await super().shutdown(sockets)
+
+
+class City:
+    """A running `/live`, what is written to its log, and its clients."""
+
+    def __init__(self, log: Shelf, server: Server, things: dict[int, list[int]]) -> None:
+        self.log = log
+        self.server = server
+        self.things = things
+        self.http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        )
+        self._update = 100
+
+    async def write(self, *rows: tuple[int, int, float], update: int | None = None) -> int:
+        """Store rows of (datastream, seconds after T0, number), as one update."""
+        if update is None:
+            self._update += 1
+            update = self._update
+        datastream, seconds, number = zip(*rows, strict=True)
+        n = len(rows)
+        columns = Observations(
+            datastream=np.array(datastream, np.int64),
+            time=np.array(seconds, np.int64) * S + T0,
+            number=np.array(number, np.float64),
+            quality=np.zeros(n, np.int8),
+            feature=np.ones(n, np.int64),
+        )
+        value = encode_update(Update.of(update, columns, np.arange(n, dtype=np.int64)))
+        await self.log.append(Topic.UPDATES, [NewEvent("test", value, {}, T0)])
+        return update
+
+    @asynccontextmanager
+    async def client(self, query: str = "", *, since: int | str | None = None) -> AsyncIterator["Client"]:
+        headers = {} if since is None else {"Last-Event-ID": str(since)}
+        async with self.http.stream("GET", f"/live{query}", headers=headers, timeout=10) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            client = Client(answer)
+            async with aclosing(client.blocks):
+                await client.block()  # the greeting: it is connected
+                yield client
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.blocks = self._read(answer)
+
+    async def _read(self, answer: httpx.Response) -> AsyncIterator[str]:
+        rest = ""
+        async for text in answer.aiter_text():
+            *blocks, rest = (rest + text).split("\n\n")
+            for block in blocks:
+                yield block
+
+    async def block(self) -> str:
+        async with asyncio.timeout(10):
+            return await anext(self.blocks)
+
+    async def event(self) -> Said:
+        """The next event, passing over comments."""
+        while True:
+            fields = dict(line.split(": ", 1) for line in (await self.block()).splitlines() if line[0] != ":")
+            if "data" in fields:
+                return Said(fields["event"], fields.get("id"), json.loads(fields["data"]))
+
+    async def results(self, n: int) -> list[tuple[int, float]]:
+        """(datastream, result) of the next n observations."""
+        got: list[tuple[int, float]] = []
+        while len(got) < n:
+            said = await self.event()
+            assert said.name == "observations", said
+            got += [(one["Datastream"]["@iot.id"], one["result"]) for one in said.data]
+        return got
+
+
+@asynccontextmanager
+async def running(**feed_options: float) -> AsyncIterator[City]:
+    log = Shelf()
+    things: dict[int, list[int]] = {5: [12, 13], 6: []}
+
+    async def datastreams_of(thing: int) -> list[int] | None:
+        return things.get(thing)
+
+    live = LiveRouter(Feed(log, **feed_options), datastreams_of)
+    app = FastAPI()
+    app.include_router(live)
+    server = Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server.live = live
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    city = City(log, server, things)
+    try:
+        yield city
+    finally:
+        await city.http.aclose()
+        server.should_exit = True
+        async with asyncio.timeout(5):
+            await serving
+
+
+@pytest.fixture
+async def city() -> AsyncIterator[City]:
+    async with running() as one:
+        yield one
+
+
+async def test_an_observation_comes_with_its_datastream_time_result_quality_and_update_id(city):
+    async with city.client() as client:
+        update = await city.write((12, 0, 21.4))
+        assert await client.event() == Said(
+            "observations",
+            str(update),
+            [
+                {
+                    "Datastream": {"@iot.id": 12},
+                    "phenomenonTime": "2026-01-01T00:00:00Z",
+                    "result": 21.4,
+                    "resultQuality": None,
+                }
+            ],
+        )
+
+
+async def test_a_datastream_filter_gives_every_row_of_these_and_of_no_other(city):
+    async with city.client("?datastream=12,14") as client:
+        await city.write((12, 0, 1.0), (13, 0, 2.0), (12, 1, 3.0))
+        await city.write((13, 1, 4.0))
+        await city.write((14, 1, 5.0), (12, 2, 6.0))
+        assert await client.results(4) == [(12, 1), (12, 3), (14, 5), (12, 6)]
+
+
+async def test_a_thing_stands_for_its_datastreams(city):
+    async with city.client("?thing=5") as client:
+        await city.write((11, 0, 1.0), (13, 0, 2.0), (12, 0, 3.0))
+        assert await client.results(2) == [(13, 2), (12, 3)]
+
+
+async def test_a_thing_without_datastreams_is_watched_all_the_same(city, monkeypatch):
+    monkeypatch.setattr(api.live, "_ASK_AGAIN_SECONDS", 0.0)
+    async with city.client("?thing=6") as client:
+        city.things[6] = [40]
+        await city.write((40, 0, 1.0))
+        assert await client.results(1) == [(40, 1)]
+
+
+async def test_without_a_filter_a_burst_becomes_the_newest_of_each_datastream(city):
+    async with city.client() as client:
+        await city.write((1, 0, -1.0))
+        await client.results(1)
+        for second in range(1, 200):
+            await city.write((1, second, float(second)), (2, -second, float(second)))
+        got: list[tuple[int, float]] = []
+        while (1, 199) not in got:
+            got += await client.results(1)
+        assert len(got) < 20
+        assert got[-2:] == [(1, 199), (2, min(number for stream, number in got[-2:] if stream == 2))]
+
+
+async def test_a_resume_gives_what_is_newer_than_the_last_event_and_nothing_twice(city):
+    first = await city.write((12, 0, 1.0))
+    async with city.client("?datastream=12", since=first) as client:
+        await city.write((12, 1, 2.0))
+        await city.write((12, 2, 3.0))
+        assert await client.results(2) == [(12, 2), (12, 3)]
+    async with city.client("?datastream=12", since=first) as client:
+        assert await client.results(2) == [(12, 2), (12, 3)]
+    async with city.client(f"?last-event-id={first}") as client:
+        assert await client.results(1) == [(12, 3)]
+
+
+async def test_a_client_that_saw_nothing_yet_can_resume_too(city):
+    await city.write((12, 0, 1.0))
+    async with (
+        city.http.stream("GET", "/live?datastream=12") as answer,
+        aclosing(Client(answer).blocks) as blocks,
+    ):
+        greeting = await anext(blocks)
+    assert "retry: 2000" in greeting
+    (place,) = [line.removeprefix("id: ") for line in greeting.splitlines() if line.startswith("id: ")]
+    await city.write((12, 1, 2.0))
+    async with city.client("?datastream=12", since=place) as client:
+        assert await client.results(1) == [(12, 2)]
+
+
+@pytest.mark.parametrize("since", [7, "what-was-this"])
+async def test_a_resume_from_what_is_no_longer_here_is_a_reset(city, since):
+    update = await city.write((12, 0, 1.0))
+    async with city.client("?datastream=12") as ready:
+        await city.write((12, 1, 2.0))
+        await ready.results(1)
+        async with city.client("?datastream=12", since=since) as client:
+            said = await client.event()
+            assert (said.name, said.id) == ("reset", str(update + 1))
+            await city.write((12, 2, 3.0))
+            assert await client.results(1) == [(12, 3)]
+
+
+async def test_an_update_that_is_appended_twice_comes_once(city):
+    async with city.client("?datastream=12") as client:
+        update = await city.write((12, 0, 1.0))
+        await city.write((12, 0, 1.0), update=update)
+        await city.write((12, 1, 2.0))
+        assert await client.results(2) == [(12, 1), (12, 2)]
+
+
+async def test_a_message_that_cannot_be_read_stops_nobody(city):
+    async with city.client("?datastream=12") as client:
+        await city.log.append(Topic.UPDATES, [NewEvent("test", b"\xc1 nonsense", {}, T0)])
+        await city.write((12, 0, 1.0))
+        assert await client.results(1) == [(12, 1)]
+
+
+async def test_a_slow_client_delays_nobody_and_is_told_to_fetch_anew():
+    async with (
+        running(keep_bytes=4 << 20) as city,
+        city.client("?datastream=1") as slow,
+        city.client() as fast,
+    ):
+        await city.write((1, 0, 0.0))
+        await fast.results(1)
+        for second in range(400):  # some 40 MB for `slow`, which reads nothing of it
+            await city.write(*[(1, second, float(i)) for i in range(1_000)])
+            await asyncio.sleep(0.003)  # as fast as a city would, not all at one moment
+        await city.write((2, 0, 7.0))
+        started = time.monotonic()
+        while (2, 7) not in await fast.results(1):
+            pass
+        assert time.monotonic() - started < 3
+        names = set()
+        while "reset" not in names:
+            names.add((await slow.event()).name)
+        await city.write((1, 999, 8.0))
+        said = await slow.event()
+        while said.name == "reset":
+            said = await slow.event()
+        assert said.data[-1]["result"] == 8
+
+
+async def test_an_event_log_that_goes_away_is_said_once_and_again_when_it_is_back(city):
+    async with city.client("?datastream=12") as client:
+        city.log.away = True
+        city.log.ring()
+        said = await client.event()
+        assert said.name == "unwell"
+        assert said.data == {"message": "the event log does not answer: it is away"}
+        async with city.client() as late:
+            assert (await late.event()).name == "unwell"
+        city.log.away = False
+        assert (await client.event()).name == "well"
+        await city.write((12, 0, 1.0))
+        assert await client.results(1) == [(12, 1)]
+
+
+async def test_another_log_is_a_reset(city):
+    async with city.client() as client:
+        await city.write((12, 0, 1.0))
+        await client.results(1)
+        city.log.exchanged = True
+        city.log.ring()
+        assert (await client.event()).name == "reset"
+        await city.write((12, 1, 2.0))
+        assert await client.results(1) == [(12, 2)]
+
+
+async def test_a_quiet_connection_gets_heartbeats(city, monkeypatch):
+    monkeypatch.setattr(api.live, "_HEARTBEAT_SECONDS", 0.02)
+    for query in ("", "?datastream=1"):
+        async with city.client(query) as client:
+            assert await client.block() == ": still here"
+            assert await client.block() == ": still here"
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("?datastream=abc", "datastream='abc' is no id"),
+        ("?datastream=1,,2", "datastream='' is no id"),
+        ("?datastream=-1", "is no id"),
+        ("?datastream=9223372036854775808", "is no id"),
+        ("?thing=x", "thing='x' is no id"),
+        ("?streams=1", "no parameter 'streams'"),
+        ("?datastream=" + ",".join(["1"] * 1_001), "at most 1000"),
+    ],
+)
+async def test_a_wrong_parameter_is_a_sentence(city, query, words):
+    answer = await city.http.get(f"/live{query}")
+    assert answer.status_code == 400
+    assert answer.json()["code"] == 400
+    assert words in answer.json()["message"]
+
+
+async def test_an_unknown_thing_is_not_found(city):
+    answer = await city.http.get("/live?thing=77")
+    assert (answer.status_code, answer.json()["code"]) == (404, 404)
+
+
+async def test_streams_end_when_the_server_is_to_stop():
+    async with running() as city, city.client() as one, city.client("?datastream=1") as other:
+        started = time.monotonic()
+        city.server.should_exit = True
+        for client in (one, other):
+            with suppress(StopAsyncIteration):
+                while True:
+                    await client.block()
+        assert time.monotonic() - started < 2
+
+
+async def test_clients_that_leave_are_forgotten(city):
+    live = city.server.live
+    async with city.client():
+        assert live._feed.watchers == 1
+    async with asyncio.timeout(5):
+        while live._feed.watchers:
+            await asyncio.sleep(0.01)
