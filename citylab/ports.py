@@ -192,6 +192,14 @@ class Transaction(Protocol):
 class Store(Protocol):
     """PostgreSQL, with what TimescaleDB adds where it is offered. Opened with `async with`."""
 
+    async def __aenter__(self) -> Self:
+        """Open the pool; connections are made when they are needed."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the connections."""
+        ...
+
     def transaction(self, *, read_only: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commit at the end of the block, roll back when it raises."""
         ...

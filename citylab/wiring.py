@@ -1,16 +1,56 @@
 """Which engine a URL names: the only place that imports adapters, and only inside functions."""
 
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-from citylab.errors import ConfigurationError
+import structlog
+
+from citylab.errors import ConfigurationError, Unavailable
 from citylab.model import Will
 from citylab.ports import BrokerConnection, EventLog, Store
 from citylab.settings import Settings, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+log = structlog.get_logger()
+
+
+class Engine(Protocol):
+    """What is opened with `async with`."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+E = TypeVar("E", bound=Engine)
+
+
+@asynccontextmanager
+async def opened(engine: E) -> AsyncIterator[E]:
+    """Open an engine that may not be there yet: wait with backoff, say so once, go on when it is."""
+    said, delay = False, 0.1
+    while True:
+        try:
+            await engine.__aenter__()
+            break
+        except Unavailable as error:
+            if not said:
+                log.warning("waiting for an engine; is it running? (citylab doctor)", why=str(error))
+            said = True
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+    if said:
+        log.info("the engine is there; going on")
+    try:
+        yield engine
+    finally:
+        await engine.__aexit__(*sys.exc_info())
 
 
 def broker_connection(

@@ -205,9 +205,9 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
         (list(datastream), list(feature)),
     )
     await connection.execute(
-        "UPDATE latest l SET observed_area = CASE WHEN n = 1 THEN only ELSE"
+        "UPDATE latest l SET observed_area = CASE WHEN n = 1 THEN one ELSE"
         " jsonb_build_object('type', 'GeometryCollection', 'geometries', every) END"
-        " FROM (SELECT o.datastream_id, count(DISTINCT g) AS n, (array_agg(g))[1] AS only, jsonb_agg(DISTINCT g) AS every"
+        " FROM (SELECT o.datastream_id, count(DISTINCT g) AS n, (array_agg(g))[1] AS one, jsonb_agg(DISTINCT g) AS every"
         "   FROM observed_features o JOIN features_of_interest f ON f.id = o.feature_id,"
         "   LATERAL (SELECT CASE WHEN f.feature ->> 'type' = 'Feature' THEN f.feature -> 'geometry' ELSE f.feature END) x (g)"
         "   WHERE o.datastream_id = ANY(%s) AND jsonb_typeof(g) = 'object' GROUP BY 1) a"

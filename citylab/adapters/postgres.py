@@ -29,6 +29,10 @@ def translated() -> Iterator[None]:
         raise Rejected("conflict", "an entity that this refers to does not exist (any more)") from error
     except (psycopg.DataError, errors.ProgramLimitExceeded) as error:
         raise Rejected("malformed", "a value that the store cannot hold") from error
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
+        raise Unavailable(
+            "store", "its schema is not there or too old: run `citylab migrate`", retry_after=5
+        ) from error
     except PoolTimeout as error:
         raise Unavailable("store", "no connection was free in time") from error
     except psycopg.OperationalError as error:

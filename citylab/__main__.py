@@ -1,0 +1,5 @@
+"""`python -m citylab`."""
+
+from citylab.cli import main
+
+main()

@@ -1,0 +1,298 @@
+"""`citylab up`: the whole city in one process tree: embedded engines unless URLs are set, services as children."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from citylab import wiring
+from citylab.cli import Data, run, single
+from citylab.errors import ConfigurationError, Unavailable
+from citylab.settings import CITY_FILE, Settings, redacted
+
+log = structlog.get_logger()
+SERVICES = ("ingest", "processing", "api")
+STOP_WITHIN = 4.0  # s for all services together; what is left then is killed, and loses nothing
+_LOG_BYTES = 8 << 20
+
+
+class Service:
+    """A service as a child process, started again when it ends, with a growing pause."""
+
+    def __init__(self, name: str, arguments: Sequence[str], settings: Settings, folder: Path) -> None:
+        self.name, self.arguments, self.settings = name, arguments, settings
+        self.log_file = folder / f"{name}.log"
+        self.child: subprocess.Popen[bytes] | None = None
+        self.trouble = ""
+
+    def start(self) -> None:
+        """Start it, its log beginning anew when it has grown large."""
+        from citylab.adapters.child import start_child  # noqa: PLC0415
+
+        if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
+            self.log_file.replace(self.log_file.with_suffix(".log.1"))
+        command = [sys.executable, "-m", "citylab", self.name, *self.arguments]
+        environment = os.environ | self.settings.environment()
+        self.child = start_child(command, log_file=self.log_file, env=environment)
+
+    async def keep_running(self) -> None:
+        """Start it, and start it again whenever it ends. One that is told to stop by its settings stays stopped."""
+        from citylab.adapters.child import last_lines, wait  # noqa: PLC0415
+
+        pause = 0.2
+        while True:
+            began = asyncio.get_running_loop().time()
+            self.start()
+            assert self.child is not None
+            code = await wait(self.child)
+            if asyncio.get_running_loop().time() - began > 30:
+                pause = 0.2
+            self.trouble = f"{self.name} ended with {code}"
+            log.warning(
+                "a service ended; starting it again", service=self.name, code=code, see=str(self.log_file)
+            )
+            if code == 2:
+                raise ConfigurationError(f"{self.name} cannot start:\n{last_lines(self.log_file, 3)}")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10.0)
+            self.trouble = ""
+
+
+class City:
+    """What runs: the engines' addresses, the services, and where to look."""
+
+    def __init__(self, settings: Settings, *, simulate: bool) -> None:
+        self.settings = settings
+        self.simulate = simulate
+        self.services: list[Service] = []
+
+    @property
+    def url(self) -> str:
+        """The live page."""
+        host = self.settings.http_host
+        return f"http://{'127.0.0.1' if host in {'0.0.0.0', '::'} else host}:{self.settings.http_port}"  # noqa: S104
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["City"]:
+        """Everything started, in order; stopped in the reverse order, the engines last."""
+        data = self.settings.data
+        data.mkdir(parents=True, exist_ok=True)
+        logs = data / "logs"
+        logs.mkdir(exist_ok=True)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_alone(data))
+            _check_port(self.settings)
+            self.settings = await _start_engines(self.settings, stack)
+            await _migrate(self.settings)
+            _write_addresses(self.settings)
+            stack.callback((data / CITY_FILE).unlink, missing_ok=True)
+            names: list[tuple[str, list[str]]] = [(name, []) for name in SERVICES]
+            if self.simulate:
+                names.append(("simulate", []))
+            self.services = [Service(name, arguments, self.settings, logs) for name, arguments in names]
+            stack.push_async_callback(self._stop)
+            yield self
+
+    async def _stop(self) -> None:
+        from citylab.adapters.child import stop  # noqa: PLC0415
+
+        for group in (("simulate",), SERVICES):  # who sends first
+            children = [s.child for s in self.services if s.name in group and s.child]
+            await asyncio.gather(*(stop(child, signal.SIGTERM, STOP_WITHIN / 2) for child in children))
+
+
+class _alone:  # noqa: N801 -- reads as a word in `with`
+    """One `up` a folder, kept by a lock that dies with the process."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self.file = (self.data / "up.lock").open("a")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(
+                f"a city is running in {self.data} already: stop it, or give this one a folder of its own with --data"
+            ) from None
+
+    def __exit__(self, *error: object) -> None:
+        assert self.file is not None
+        self.file.close()
+
+
+def _check_port(settings: Settings) -> None:
+    if settings.http_host not in {"127.0.0.1", "::1", "localhost"} and not settings.open:
+        raise ConfigurationError(
+            f"CITYLAB_HTTP_HOST={settings.http_host} would open the city to others, and nothing asks for credentials yet:"
+            " set CITYLAB_OPEN=1 if that is meant"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.http_host, settings.http_port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {settings.http_port} on {settings.http_host} cannot be used ({error.strerror}):"
+                " stop what uses it, or choose another with --port"
+            ) from None
+
+
+async def _start_engines(settings: Settings, stack: AsyncExitStack) -> Settings:
+    """Start the embedded engines that the settings ask for; return the settings with their addresses."""
+    broker_url, store_url, log_url = settings.broker_url, settings.store_url, settings.log_url
+    async with asyncio.TaskGroup() as tasks:
+        broker = tasks.create_task(_broker(settings, stack)) if broker_url.startswith("embedded:") else None
+        store = tasks.create_task(_store(settings, stack)) if store_url.startswith("embedded:") else None
+    if log_url in {"sqlite:", ""}:
+        log_url = f"sqlite:{settings.data / 'log'}"
+    return settings.replaced(
+        broker_url=broker.result() if broker else broker_url,
+        store_url=store.result() if store else store_url,
+        log_url=log_url,
+    )
+
+
+async def _broker(settings: Settings, stack: AsyncExitStack) -> str:
+    from citylab.adapters.rumqttd import EmbeddedBroker  # noqa: PLC0415
+
+    broker = await stack.enter_async_context(
+        EmbeddedBroker(settings.data / "broker", port=settings.mqtt_port)
+    )
+    return broker.url
+
+
+async def _store(settings: Settings, stack: AsyncExitStack) -> str:
+    from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+
+    folder = settings.store_url.partition(":")[2]
+    server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
+    return (await stack.enter_async_context(server)).url
+
+
+async def _migrate(settings: Settings) -> None:
+    """Migrate the store; one that is not there is waited for."""
+    said = False
+    while True:
+        try:
+            applied = await wiring.migrate(settings)
+        except Unavailable as error:
+            if not said:
+                log.warning("waiting for the store", url=redacted(settings.store_url), why=str(error))
+            said = True
+            await asyncio.sleep(1)
+        else:
+            if applied:
+                log.info("migrated the store", applied=applied)
+            return
+
+
+def _write_addresses(settings: Settings) -> None:
+    """Write where the city's engines are, for every other command: readable by its owner alone, all or nothing."""
+    file = settings.data / CITY_FILE
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(0o600)
+    addresses = {
+        name: getattr(settings, name) for name in ("broker_url", "log_url", "store_url", "http_port")
+    }
+    partial.write_bytes(msgspec.json.encode(addresses))
+    partial.rename(file)
+
+
+async def _state(settings: Settings, services: Sequence[Service]) -> str:
+    """One line: what flows, what waits, what is unwell."""
+    unwell = [s.trouble for s in services if s.trouble]
+    figures: dict[str, Any] = {}
+    try:
+        async with (
+            wiring.store(settings, name="up") as store,
+            store.transaction(read_only=True) as transaction,
+        ):
+            rows = await transaction.fetch(
+                "SELECT state, extract(epoch FROM now() - at)::float8 FROM services WHERE name = 'processing'"
+            )
+            gateways = await transaction.fetch(
+                "SELECT count(*) FROM gateways WHERE status ->> 'state' = 'online'"
+            )
+        if rows and rows[0][1] < 5:
+            figures = rows[0][0]
+        unwell += [f"{name}: {why}" for name, why in figures.get("problems", {}).items()]
+        figures["gateways"] = gateways[0][0]
+    except Unavailable as error:
+        unwell.append(str(error))
+    flow = figures.get("observations_per_second")
+    parts = [
+        "starting" if flow is None else f"{flow:,.0f} observations/s",
+        f"lag {figures.get('lag_seconds', 0):.1f} s",
+        f"{figures.get('waiting_events', 0):,} packs waiting",
+        f"{figures.get('gateways', 0)} gateways online",
+        f"unwell: {'; '.join(unwell)}" if unwell else "all well",
+    ]
+    return " · ".join(parts)
+
+
+async def _show_state(city: City) -> None:
+    """A line that moves on a terminal; elsewhere a line when it has something new to say, at most every 10 s."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            while True:
+                live.update(Text(await _state(city.settings, city.services)))
+                await asyncio.sleep(1)
+    while True:
+        print(await _state(city.settings, city.services), flush=True)  # noqa: T201 -- the command's output
+        await asyncio.sleep(10)
+
+
+async def serve(settings: Settings, *, simulate: bool) -> None:
+    """Run the city until cancelled."""
+    async with City(settings, simulate=simulate).running() as city:
+        typer.echo(
+            f"Citylab is up in {city.settings.data}\n"
+            f"  live page    {city.url}/\n"
+            f"  open API     {city.url}/v1.1\n"
+            f"  its pages    {city.url}/docs\n"
+            f"  MQTT broker  {redacted(city.settings.broker_url)}\n"
+            f"  logs         {city.settings.data / 'logs'}\n"
+            "Ctrl-C stops it; the next start goes on with the same data."
+        )
+        async with asyncio.TaskGroup() as tasks:
+            for service in city.services:
+                tasks.create_task(service.keep_running())
+            tasks.create_task(_show_state(city))
+
+
+def up(
+    data: Data = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port of the live page and the API.")
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option(help="Play a small synthetic city, with an hour of history.")
+    ] = True,
+) -> None:
+    """Run the whole city on this machine, and show a status that moves.
+
+    Engines whose URL is not set are embedded: nothing else needs to be installed. What is in --data stays, and the
+    next start goes on with it.
+    """
+    run("up", lambda settings: serve(settings, simulate=simulate), data=data, http_port=port)
+
+
+app = single(up)

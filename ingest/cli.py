@@ -1,0 +1,37 @@
+"""`citylab ingest`: the bridge as a process."""
+
+from citylab import wiring
+from citylab.cli import Data, run, single
+from citylab.settings import Settings
+from ingest.bridge import NUMBERED_SUBSCRIPTIONS, UNNUMBERED_SUBSCRIPTIONS, Bridge, Limits
+
+
+async def serve(settings: Settings) -> None:
+    """Bridge until cancelled."""
+    numbered = wiring.broker_connection(
+        settings,
+        client_id=f"citylab-bridge-{settings.bridge_name}-numbered",
+        keep_alive=10,
+        subscriptions=NUMBERED_SUBSCRIPTIONS,
+    )
+    unnumbered = wiring.broker_connection(
+        settings,
+        client_id=f"citylab-bridge-{settings.bridge_name}",
+        clean_session=False,
+        subscriptions=UNNUMBERED_SUBSCRIPTIONS,
+    )
+    async with wiring.opened(wiring.event_log(settings)) as log:
+        limits = Limits(most_bytes=settings.pack_bytes)
+        await Bridge(numbered, unnumbered, log, name=settings.bridge_name, limits=limits).run()
+
+
+def ingest(data: Data = None) -> None:
+    """Run the bridge: it appends what gateways publish to the event log, and acknowledges what the log has.
+
+    Waits for a broker or a log that is not there. Several bridges share the load; each has its own
+    CITYLAB_BRIDGE_NAME.
+    """
+    run("ingest", serve, data=data)
+
+
+app = single(ingest)
