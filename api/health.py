@@ -1,0 +1,197 @@
+"""`/health` and `/metrics`: whether the road flows, from what every service last said of itself in the store."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from fastapi import APIRouter, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from citylab.errors import Unavailable
+from citylab.ports import Store
+
+PROCESSING_SILENT = 5.0  # s after which processing counts as down; it reports every second
+BRIDGE_SILENT = 15.0  # a bridge reports every five
+LAG_UNWELL = 30.0  # s that a pack waits
+
+_SERVICES = "SELECT name, state, extract(epoch FROM now() - at)::float8 FROM services ORDER BY name"
+_GATEWAYS = "SELECT count(*) FILTER (WHERE status ->> 'state' = 'online'), count(*) FROM gateways"
+_LEDGER = """
+SELECT gateway, sum(packs)::bigint, sum(duplicate_packs)::bigint, sum(stored)::bigint, sum(duplicates)::bigint,
+    sum(rejected)::bigint, sum((SELECT coalesce(sum(upper(g) - lower(g)), 0)
+        FROM unnest(int8multirange(int8range(1, upper(received))) - received) g) * (epoch > 0)::int)::bigint
+FROM ledger GROUP BY gateway ORDER BY gateway
+"""
+
+
+class Check(NamedTuple):
+    """One thing that must be well, and what to know or do when it is not."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Health(NamedTuple):
+    """How the city is. lag in seconds; online and offline count gateways."""
+
+    checks: list[Check]
+    observations_per_second: float = 0.0
+    lag_seconds: float = 0.0
+    waiting_events: int = 0
+    online: int = 0
+    offline: int = 0
+
+
+async def health(store: Store, *, is_open: bool) -> Health:
+    """Look at the store and at what the services last wrote there. Raises `Unavailable`."""
+    async with store.transaction(read_only=True) as transaction:
+        services = await transaction.fetch(_SERVICES)
+        ((online, known),) = await transaction.fetch(_GATEWAYS)
+    checks = [Check("store", ok=True, detail="answers")]
+    figures: dict[str, Any] = {}
+    bridges = 0
+    for name, state, age in services:
+        if name == "processing":
+            figures = state
+            checks += _processing(state, age)
+        elif age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
+            bridges += 1
+            well = age < BRIDGE_SILENT and bool(state.get("connected"))
+            silent = f"silent for {age:.0f} s" if age >= BRIDGE_SILENT else "not connected to the broker"
+            checks.append(
+                Check(name, well, f"{state.get('packs_per_second', 0)} packs/s" if well else silent)
+            )
+    if not figures:
+        checks.append(
+            Check("processing", ok=False, detail="has never reported: is `citylab processing` running?")
+        )
+    if not bridges:
+        checks.append(
+            Check("ingest", ok=False, detail="no bridge has reported: is `citylab ingest` running?")
+        )
+    if is_open:
+        checks.append(
+            Check(
+                "access",
+                ok=True,
+                detail="open to the network, and nothing asks for credentials (CITYLAB_OPEN)",
+            )
+        )
+    return Health(
+        checks,
+        float(figures.get("observations_per_second", 0.0)),
+        float(figures.get("lag_seconds", 0.0)),
+        int(figures.get("waiting_events", 0)),
+        online,
+        known - online,
+    )
+
+
+def _processing(state: dict[str, Any], age: float) -> list[Check]:
+    if age >= PROCESSING_SILENT:
+        return [
+            Check("processing", ok=False, detail=f"silent for {age:.0f} s: is `citylab processing` running?")
+        ]
+    problems = state.get("problems") or {}
+    lag = float(state.get("lag_seconds", 0.0))
+    checks = [Check(f"processing: {name}", ok=False, detail=why) for name, why in problems.items()]
+    late = f"{state.get('waiting_events', 0)} packs wait, the last stored one came {lag:.0f} s ago"
+    checks.append(Check("lag", lag < LAG_UNWELL, late if lag >= 1 else "nothing waits"))
+    return checks
+
+
+class _Figures(Collector):
+    """What is exposed to Prometheus, made anew at each scrape."""
+
+    def __init__(self, found: Health, ledger: list[tuple[Any, ...]]) -> None:
+        self.found, self.ledger = found, ledger
+
+    def collect(self) -> list[Metric]:
+        found = self.found
+        ready = GaugeMetricFamily(
+            "citylab_check_ok", "1 when a check of /health/ready is well", labels=["check"]
+        )
+        for check in found.checks:
+            ready.add_metric([check.name], float(check.ok))
+        gateways = GaugeMetricFamily("citylab_gateways", "Gateways by what they last said", labels=["state"])
+        gateways.add_metric(["online"], found.online)
+        gateways.add_metric(["offline"], found.offline)
+        families: list[Metric] = [
+            ready,
+            gateways,
+            GaugeMetricFamily(
+                "citylab_observations_per_second", "Newly stored", value=found.observations_per_second
+            ),
+            GaugeMetricFamily(
+                "citylab_lag_seconds",
+                "Age of the newest stored pack while packs wait",
+                value=found.lag_seconds,
+            ),
+            GaugeMetricFamily(
+                "citylab_waiting_packs",
+                "Packs in the event log that are not stored yet",
+                value=found.waiting_events,
+            ),
+        ]
+        columns = (
+            ("citylab_packs", "Packs received, without duplicates"),
+            ("citylab_duplicate_packs", "Packs that came again"),
+            ("citylab_observations_stored", "Records that became observations"),
+            ("citylab_records_duplicate", "Records that were stored already"),
+            ("citylab_records_rejected", "Records that were rejected"),
+        )
+        for i, (name, about) in enumerate(columns, start=1):
+            family = CounterMetricFamily(name, about, labels=["gateway"])
+            for row in self.ledger:
+                family.add_metric([row[0]], row[i])
+            families.append(family)
+        missing = GaugeMetricFamily(
+            "citylab_packs_missing", "Numbers below the highest that have not come", labels=["gateway"]
+        )
+        for row in self.ledger:
+            missing.add_metric([row[0]], row[6])
+        return [*families, missing]
+
+
+def health_router(store: Store, *, is_open: bool = False) -> APIRouter:
+    """The routes. `/health/ready` answers 200 while the API can serve, and says in `state` whether all is well."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health/live", summary="Whether this process answers")
+    async def live() -> dict[str, str]:
+        return {"state": "live"}
+
+    @router.get("/health/ready", summary="Whether the API can serve, and whether all is well on the road")
+    async def ready() -> Response:
+        try:
+            found = await health(store, is_open=is_open)
+        except Unavailable as error:
+            found, status = Health([Check("store", ok=False, detail=str(error))]), 503
+        else:
+            status = 200
+        body = {
+            "state": "ready" if all(check.ok for check in found.checks) else "unwell",
+            "checks": [check._asdict() for check in found.checks],
+            "observations_per_second": found.observations_per_second,
+            "lag_seconds": found.lag_seconds,
+            "waiting_events": found.waiting_events,
+            "gateways": {"online": found.online, "offline": found.offline},
+        }
+        return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+    @router.get("/metrics", summary="Figures in the Prometheus text format")
+    async def metrics() -> Response:
+        try:
+            found = await health(store, is_open=is_open)
+            async with store.transaction(read_only=True) as transaction:
+                ledger = await transaction.fetch(_LEDGER)
+        except Unavailable as error:
+            found, ledger = Health([Check("store", ok=False, detail=str(error))]), []
+        registry = CollectorRegistry()
+        registry.register(_Figures(found, ledger))
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
