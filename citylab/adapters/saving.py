@@ -44,9 +44,7 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     if write.published:
         await connection.execute("DELETE FROM pending_updates WHERE id = ANY(%s)", (list(write.published),))
     rows = write.rows
-    order = np.lexsort(
-        (rows.time, rows.datastream)
-    )  # stable: the first by (partition, offset, record) stands
+    order = np.lexsort((rows.time, rows.datastream))  # stable: the first by (partition, offset, record) stands
     rows, receipt, record = rows.take(order), write.receipt[order], write.record[order]
     stored = np.zeros(len(rows), np.bool_)
     conflict = np.zeros(len(rows), np.bool_)
@@ -120,10 +118,11 @@ async def _insert_stream_rows(
     if late.any():
         new, different = await _stage(connection, rows.take(late), ids[late])
         stored[late], conflict[late] = new, different
-    if (
-        again.any()
-    ):  # duplicates within the batch: compared with the first of their key, whatever became of it
-        conflict |= again & ~_same_result(rows, np.arange(len(rows)), first)
+    beside = again & stored[first]  # the first of their key is new: compared with that
+    conflict |= beside & ~_same_result(rows, np.arange(len(rows)), first)
+    rest = again & ~beside  # compared with what was stored before
+    if rest.any():
+        _, conflict[rest] = await _stage(connection, rows.take(rest), ids[rest])
     return stored, conflict
 
 

@@ -1,0 +1,35 @@
+"""What every test may use: stores on both sets of engines."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from engines import url_of
+from stores import Databases, embedded_server
+
+from citylab.adapters.store import PostgresStore
+
+
+@pytest.fixture(scope="session")
+def embedded_databases() -> Iterator[Databases]:
+    with embedded_server() as url:
+        yield Databases(url)
+
+
+@pytest.fixture(scope="session")
+def real_databases() -> Iterator[Databases]:
+    databases = Databases(url_of("STORE"))
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(params=["embedded", "timescale"])
+def store_url(request) -> str:
+    """A new database, migrated."""
+    kind = "embedded_databases" if request.param == "embedded" else "real_databases"
+    return request.getfixturevalue(kind).make()
+
+
+@pytest.fixture
+async def store(store_url) -> AsyncIterator[PostgresStore]:
+    async with PostgresStore(store_url, name="test") as store:
+        yield store
