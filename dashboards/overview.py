@@ -109,27 +109,21 @@ LIMIT 5000""",
 )
 _PER_MINUTE = Panel(
     title="Observations per minute",
-    description="By the time at which they were observed. Numbers only.",
+    description="Of the whole city, by the time at which they were observed. Numbers only.",
     kind=Kind.TIME_SERIES,
     place=Place(16, 13, 8, 11),
     least=0,
     least_interval="1m",
-    stacked=True,
     sql="""\
-SELECT $__timeGroupAlias(t.time, $__interval), t.gateway AS metric,
-    sum(t.count) * 60000.0 / $__interval_ms AS observations
-FROM (
-    SELECT a.time, a.count, coalesce(d.gateway, 'through the API') AS gateway
-    FROM grafana.throughput a
-    JOIN grafana.datastreams d ON d.id = a.datastream_id
-    WHERE $__timeFilter(a.time)
-) t
-GROUP BY 1, 2
-ORDER BY 1, 2""",
+SELECT $__timeGroupAlias(time, $__interval), sum(count) * 60000.0 / $__interval_ms AS observations
+FROM grafana.throughput
+WHERE $__timeFilter(time)
+GROUP BY 1
+ORDER BY 1""",
 )
 _COMPLETENESS = Panel(
     title="Completeness",
-    description="Received of expected, in hours, of streams that declare their interval; the least complete things.",
+    description="Received of expected, in hours: the twelve least complete things whose streams declare an interval.",
     kind=Kind.TIME_SERIES,
     place=Place(0, 24, 12, 9),
     unit="percentunit",
@@ -137,13 +131,22 @@ _COMPLETENESS = Panel(
     greatest=1,
     least_interval="1h",
     sql="""\
-SELECT $__timeGroupAlias(a.time, '1h'), d.thing AS metric,
-    sum(least(a.count, a.expected)) / sum(a.expected) AS completeness
-FROM grafana.aggregates a
-JOIN grafana.datastreams d ON d.id = a.datastream_id
-WHERE a.width = 3600 AND $__timeFilter(a.time) AND a.expected IS NOT NULL
-GROUP BY 1, 2
-ORDER BY 1, 2""",
+SELECT h.time, h.thing AS metric, h.completeness
+FROM (
+    SELECT s.*, dense_rank() OVER (ORDER BY s.overall, s.thing_id) AS place
+    FROM (
+        SELECT $__timeGroupAlias(a.time, '1h'), d.thing_id, d.thing,
+            sum(least(a.count, a.expected)) / sum(a.expected) AS completeness,
+            sum(sum(least(a.count, a.expected))) OVER (PARTITION BY d.thing_id)
+                / sum(sum(a.expected)) OVER (PARTITION BY d.thing_id) AS overall
+        FROM grafana.aggregates a
+        JOIN grafana.datastreams d ON d.id = a.datastream_id
+        WHERE a.width = 3600 AND $__timeFilter(a.time) AND a.expected IS NOT NULL
+        GROUP BY 1, d.thing_id, d.thing
+    ) s
+) h
+WHERE h.place <= 12
+ORDER BY h.time, h.place""",
 )
 _REASONS = Panel(
     title="Rejected, by reason",

@@ -101,7 +101,6 @@ class Panel:
     greatest: float | None = None
     colours: Sequence[Colour] = ()
     fields: Sequence[Field] = ()
-    stacked: bool = False
     least_interval: str | None = None
 
     @property
@@ -148,10 +147,9 @@ class Panel:
         if self.kind is Kind.TIME_SERIES:
             defaults["custom"] = {
                 "lineWidth": 2,
-                "fillOpacity": 30 if self.stacked else 8,
+                "fillOpacity": 8,
                 "showPoints": "auto",
                 "spanNulls": False,  # a hole is to be seen
-                "stacking": {"mode": "normal" if self.stacked else "none"},
             }
         return defaults
 

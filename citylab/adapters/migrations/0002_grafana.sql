@@ -104,8 +104,11 @@ CROSS JOIN LATERAL (
 ) e;
 
 -- How many observations a moment brought: minutes, and the rows themselves of streams too slow to have any.
+-- Joined to the datastreams, so that a short range is found stream by stream and not in the whole index.
 CREATE VIEW grafana.throughput AS
-SELECT a.datastream_id, a.window_start AS time, a.count FROM aggregates a WHERE a.width = 60
+SELECT a.datastream_id, a.window_start AS time, a.count
+FROM datastreams d
+JOIN aggregates a ON a.datastream_id = d.id AND a.width = 60
 UNION ALL
 SELECT o.datastream_id, o.phenomenon_time, 1
 FROM datastreams d
