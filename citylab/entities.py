@@ -57,6 +57,19 @@ class LinkTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Narrowing:
+    """A small table that says through which entities of the target's to-one `relation` a relation can lead at all.
+
+    For a relation that no index serves: `own` refers to this side, `other` to those entities.
+    """
+
+    table: str
+    own: str
+    other: str
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """A relation as seen from one side.
 
@@ -71,6 +84,7 @@ class Relation:
     column: str = ""
     link: LinkTable | None = None
     required: bool = False
+    narrowed_by: Narrowing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +327,12 @@ FEATURE_OF_INTEREST = EntityType(
     ),
     _relations(
         Relation(
-            "Observations", "Observation", "FeatureOfInterest", many=True, column="feature_of_interest_id"
+            "Observations",
+            "Observation",
+            "FeatureOfInterest",
+            many=True,
+            column="feature_of_interest_id",
+            narrowed_by=Narrowing("observed_features", "feature_id", "datastream_id", "Datastream"),
         )
     ),
     requirement="feature-of-interest",

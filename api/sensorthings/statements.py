@@ -1,0 +1,310 @@
+"""A resource and a query compiled to one SQL statement, whose answer is JSON text.
+
+A collection is a page of rows, limited and ordered in an inner query, over which JSON is made in an outer one; what is
+expanded is joined to it laterally, one subquery a relation, each again such a page. `OFFSET 0` keeps PostgreSQL from
+turning a lateral subquery into another kind of join, which would lose the order of the page.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from api.sensorthings.errors import Fault
+from api.sensorthings.expressions import Scope, unknown
+from api.sensorthings.members import BASE, Piece, Sql, concat, literal, property_json, property_member, select
+from api.sensorthings.options import write_query
+from api.sensorthings.ordering import after_token, order_of, token_sql
+from api.sensorthings.resource import Resource, Step
+from api.sensorthings.rows import Row, Statement, is_related
+from api.sensorthings.syntax import Expand, Query
+from citylab.entities import DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
+from citylab.policy import Visible
+
+LARGEST_PAGE = 10_000
+
+
+class Compiled(NamedTuple):
+    """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ..."""
+
+    sql: str
+    parameters: dict[str, object]
+
+
+@dataclass(slots=True)
+class _Page:
+    """The columns that the inner query of a page gives to the outer one, which calls it `alias`."""
+
+    row: Row
+    alias: str
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def column(self, sql: str) -> str:
+        """Take a column, or any expression of the inner query, out."""
+        name = self.columns.setdefault(sql, f"c{len(self.columns)}")
+        return f"{self.alias}.{name}"
+
+    def property(self, known: Property) -> list[str]:
+        return [self.column(self.row.column(c, computed=known.computed)) for c in known.columns]
+
+    def selected(self) -> str:
+        return ", ".join(f"{sql} AS {name}" for sql, name in self.columns.items()) or "1 AS nothing"
+
+
+class _Parts(NamedTuple):
+    """A collection's pieces: JSON of its entities, the token after its last one if more remain, FROM."""
+
+    entities: str
+    token: str
+    source: str
+
+
+class Compiler:
+    """Compiles for one service. page: how many entities a page has when the request does not say."""
+
+    def __init__(self, visible: Visible, *, page: int) -> None:
+        self._visible = visible
+        self._page = page
+
+    def collection(self, resource: Resource, query: Query) -> Compiled:
+        """One row: JSON of the entities, the next page's token or null, the count or null, whether the parent exists."""
+        statement = Statement(self._visible)
+        step = resource.steps[-1]
+
+        def conditions(alias: str) -> list[str]:
+            return self._reached(resource.steps, alias)
+
+        parts = self._collection(
+            statement, step.entity_type, query, conditions, reference=resource.reference, nested=False
+        )
+        owner = self._owner_sql(resource.steps)
+        count = self._count(statement, step, query, conditions, owner) if query.count else "NULL"
+        parent = "TRUE"
+        if owner is not None:
+            parent = f"CASE WHEN count(*) = 0 THEN {self._exists(resource.steps[:-1])} ELSE TRUE END"
+        sql = f"SELECT {parts.entities}, {parts.token}, {count}, {parent} {parts.source}"
+        return Compiled(sql, statement.parameters.values)
+
+    def entity(self, resource: Resource, query: Query) -> Compiled:
+        """One row with the entity's JSON, or none."""
+        statement = Statement(self._visible)
+        step = resource.steps[-1]
+        row = Row.new(statement, step.entity_type)
+        page = _Page(row, statement.name("p"))
+        pieces, joins = self._entity_json(page, query, reference=resource.reference, nested=False)
+        json = concat(pieces)
+        where = self._where(row, self._reached(resource.steps, row.alias), Query())
+        sql = f"SELECT {json} FROM ({self._inner(page, where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        return Compiled(sql, statement.parameters.values)
+
+    def property(self, resource: Resource) -> Compiled:
+        """One row with the property's JSON text (as a value: its raw text) or null, or no row."""
+        statement = Statement(self._visible)
+        row = Row.new(statement, resource.entity_type)
+        known = resource.of_property
+        if known is None:
+            sql = f"{row.column('id')}::text"
+        else:
+            columns = [row.column(c, computed=known.computed) for c in known.columns]
+            sql = property_json(known, columns)
+            if resource.members or resource.value:
+                sql = f"({sql})::jsonb"
+            for member in resource.members:
+                sql += (
+                    f" -> {member}"
+                    if isinstance(member, int)
+                    else f" -> {statement.parameters.add(member, 'text')}"
+                )
+            if resource.value:
+                sql = f"({sql}) #>> '{{}}'"
+            elif resource.members:
+                sql = f"({sql})::text"
+        where = self._where(row, self._reached(resource.steps, row.alias), Query())
+        return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
+
+    def existence(self, steps: Sequence[Step]) -> Compiled:
+        """One row: whether the entity exists, and all those on the way to it belong together; and its id."""
+        sql = f"SELECT {self._exists(steps)}, {self._id(steps)}"
+        return Compiled(sql, {})
+
+    # Collections ------------------------------------------------------------------------------------------------
+
+    def _collection(
+        self,
+        statement: Statement,
+        entity_type: EntityType,
+        query: Query,
+        conditions: Callable[[str], list[str]],
+        *,
+        reference: bool,
+        nested: bool,
+    ) -> _Parts:
+        row = Row.new(statement, entity_type)
+        page = _Page(row, statement.name("p"))
+        top = self.top(query)
+        keys = order_of(row, query.orderby)
+        reached = conditions(row.alias)
+        if query.skiptoken is not None:
+            reached.append(after_token(keys, query.skiptoken, statement.parameters))
+        where = self._where(row, reached, query)
+        pieces, joins = self._entity_json(page, query, reference=reference, nested=nested)
+        token = token_sql([page.column(key.sql) for key in keys])
+        order = ", ".join(key.clause() for key in keys)
+        skip = query.skip if query.skiptoken is None else 0
+        limit = top + 1 if top else 0
+        inner = f"{self._inner(page, where)} ORDER BY {order} LIMIT {limit} OFFSET {skip}"
+        numbered = f"SELECT *, row_number() OVER () AS n FROM ({inner}) AS q"
+        name = page.alias
+        return _Parts(
+            f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
+            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN max({token}) FILTER (WHERE {name}.n = {top}) END",
+            f"FROM ({numbered}) AS {name}{''.join(joins)}",
+        )
+
+    def top(self, query: Query) -> int:
+        """How many entities a page holds."""
+        return self._page if query.top is None else min(query.top, LARGEST_PAGE)
+
+    def _inner(self, page: _Page, where: str) -> str:
+        return f"SELECT {page.selected()} FROM {page.row.from_item()}{where}"
+
+    def _where(self, row: Row, reached: list[str], query: Query) -> str:
+        conditions = [*reached, *row.statement.conditions(row.entity_type, row.alias)]
+        if query.filter is not None:
+            conditions.append(Scope(row).predicate(query.filter))
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def _count(
+        self,
+        statement: Statement,
+        step: Step,
+        query: Query,
+        conditions: Callable[[str], list[str]],
+        owner: str | None,
+    ) -> str:
+        """SQL of how many there are; of unfiltered Observations from the counts that `latest` keeps."""
+        entity_type = step.entity_type
+        kept = (
+            entity_type is OBSERVATION and query.filter is None and not statement.conditions(entity_type, "x")
+        )
+        if kept and owner is None:
+            return "(SELECT coalesce(sum(l.count), 0)::int8 FROM latest l)"
+        if kept and step.relation is DATASTREAM.relations["Observations"]:
+            return f"coalesce((SELECT l.count FROM latest l WHERE l.datastream_id = {owner}), 0)"
+        row = Row.new(statement, entity_type)
+        where = self._where(row, conditions(row.alias), query)
+        return f"(SELECT count(*) FROM {row.from_item()}{where})"
+
+    # Entities ---------------------------------------------------------------------------------------------------
+
+    def _entity_json(
+        self, page: _Page, query: Query, *, reference: bool, nested: bool
+    ) -> tuple[list[Piece], list[str]]:
+        """The pieces of an entity's JSON, and the lateral joins that they need."""
+        entity_type = page.row.entity_type
+        identity = Sql(page.column(page.row.column("id")))
+        link: list[Piece] = [Sql(BASE), f"{entity_type.set_name}(", identity, ")"]
+        if reference:
+            return ['{"@iot.selfLink":"', *link, '"}'], []
+        selection = select(entity_type, query.select, links=not nested)
+        members: list[Piece] = []
+        if "selfLink" in selection.control:
+            members += [',"@iot.selfLink":"', *link, '"']
+        if "id" in selection.control:
+            members += [',"@iot.id":', identity]
+        for name, paths in selection.properties.items():
+            known = entity_type.properties[name]
+            members += property_member(known, page.property(known), paths, page.row.statement.parameters)
+        for name in entity_type.relations:
+            if name in selection.links:
+                members += [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
+        joins: list[str] = []
+        for expand in query.expand:
+            relation = entity_type.relations.get(expand.relation)
+            if relation is None:
+                raise Fault(expand.at, unknown(entity_type, expand.relation))
+            sql, join = self._expanded(page, expand, relation)
+            members.append(Sql(sql))
+            joins.append(join)
+        return _braced(members), joins
+
+    def _expanded(self, page: _Page, expand: Expand, relation: Relation) -> tuple[str, str]:
+        """A relation's member, and the lateral subquery that makes it."""
+        statement = page.row.statement
+        alias = statement.name("e")
+        own = page.column(page.row.column("id"))
+        foreign = "" if relation.many else page.column(page.row.column(relation.column))
+        other = target(relation)
+
+        def conditions(row: str) -> list[str]:
+            return is_related(relation, row, own, foreign)
+
+        if not relation.many:
+            inner = _Page(Row.new(statement, other), statement.name("p"))
+            pieces, joins = self._entity_json(inner, expand.query, reference=False, nested=True)
+            where = self._where(inner.row, conditions(inner.row.alias), expand.query)
+            source = f"({self._inner(inner, where)} OFFSET 0) AS {inner.alias}{''.join(joins)}"
+            join = (
+                f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j FROM {source} OFFSET 0) AS {alias} ON TRUE"
+            )
+            return f"',\"{relation.name}\":' || coalesce({alias}.j, 'null')", join
+        parts = self._collection(statement, other, expand.query, conditions, reference=False, nested=True)
+        pieces = []
+        if expand.query.count:
+            step = Step(other, relation)
+            count = self._count(statement, step, expand.query, conditions, own)
+            pieces += [f',"{relation.name}@iot.count":', Sql(count)]
+        pieces += [f',"{relation.name}":[', Sql(parts.entities), "]"]
+        link = f"{page.row.entity_type.set_name}("
+        options = write_query(expand.query.options())
+        after = f")/{relation.name}?{options}{'&' if options else ''}$skiptoken="
+        token = f"{BASE} || {literal(link)} || {own} || {literal(after)} || {parts.token}"
+        pieces.append(Sql(f"',\"{relation.name}@iot.nextLink\":\"' || {token} || '\"'"))
+        join = f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j {parts.source}) AS {alias} ON TRUE"
+        return f"{alias}.j", join
+
+    # Paths ------------------------------------------------------------------------------------------------------
+
+    def _reached(self, steps: Sequence[Step], alias: str) -> list[str]:
+        """The conditions under which the row `alias` is what the path leads to."""
+        step = steps[-1]
+        conditions = [] if step.id is None else [f"{alias}.id = {_id_parameter(step)}"]
+        if step.relation is not None:
+            before = steps[:-1]
+            own = self._id(before)
+            foreign = ""
+            if not step.relation.many:
+                foreign = self._column(before, step.relation.column)
+            conditions += is_related(step.relation, alias, own, foreign)
+        return conditions
+
+    def _owner_sql(self, steps: Sequence[Step]) -> str | None:
+        return self._id(steps[:-1]) if len(steps) > 1 else None
+
+    def _id(self, steps: Sequence[Step]) -> str:
+        """SQL of the id of the entity that steps lead to; null if they do not belong together."""
+        return _id_parameter(steps[0]) if len(steps) == 1 else self._column(steps, "id")
+
+    def _column(self, steps: Sequence[Step], column: str) -> str:
+        """SQL of a column of the entity that steps lead to."""
+        alias = f"s{len(steps)}"
+        statement = Statement(self._visible)
+        entity_type = steps[-1].entity_type
+        conditions = self._reached(steps, alias) + statement.conditions(entity_type, alias)
+        return f"(SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)})"
+
+    def _exists(self, steps: Sequence[Step]) -> str:
+        return f"({self._column(steps, 'id')} IS NOT NULL)"
+
+
+def _id_parameter(step: Step) -> str:
+    return f"%(id{step.id})s::int8"
+
+
+def _braced(members: list[Piece]) -> list[Piece]:
+    """Members with leading commas as an object: the first comma goes."""
+    if not members:
+        return ["{}"]
+    first = members[0]
+    if isinstance(first, str):
+        return ["{" + first[1:], *members[1:], "}"]
+    return ["{", Sql(f"substr({concat(members)}, 2)"), "}"]
