@@ -33,15 +33,15 @@ def push_dashboards(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Grafana's address, http://[user:password@]host:port[/path]. Default: $CITYLAB_GRAFANA_URL;"
-            " a token goes into $CITYLAB_GRAFANA_TOKEN.",
+            help="Grafana's address, `http://user:password@host:port`, with a path where it has one. Default: `$CITYLAB_GRAFANA_URL`;"
+            " a token goes into `$CITYLAB_GRAFANA_TOKEN`.",
         ),
     ] = None,
     store_url: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT/DATABASE",
-            help="How Grafana reaches the store. Default: $CITYLAB_GRAFANA_STORE_URL, else the city's own address.",
+            help="How Grafana reaches the store. Default: `$CITYLAB_GRAFANA_STORE_URL`, else the city's own address.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

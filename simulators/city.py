@@ -40,7 +40,6 @@ from simulators.open_data_bcn import POLLUTANTS
 HISTORY: Micros = HOUR
 _STRETCH: Micros = MINUTE  # of city time in one step, while catching up
 _ABOUT = "https://citylab.example/synthetic-city"
-_CF = "http://vocab.nerc.ac.uk/standard_name/"
 
 
 class Ailment(StrEnum):
@@ -71,12 +70,12 @@ TROUBLES: Sequence[Trouble] = (
 
 
 class Measure(NamedTuple):
-    """A kind of datastream: how often (s), how many decimals, which model."""
+    """A kind of datastream: what it observes, how often (s), how many decimals, which model."""
 
     slug: str
     title: str
     unit: Unit
-    definition: str
+    observes: Property
     seconds: int
     decimals: int
     model: Model
@@ -102,7 +101,7 @@ class Place(NamedTuple):
 def _pollutant(code: str, slug: str, seconds: int, model: Model) -> Measure:
     known = POLLUTANTS[code]
     assert known.unit is not None
-    return Measure(slug, known.symbol, known.unit, known.definition, seconds, 1, model)
+    return Measure(slug, known.symbol, known.unit, known.observed, seconds, 1, model)
 
 
 AIR = (
@@ -113,49 +112,72 @@ AIR = (
 )
 
 
+def _own(name: str, what: str) -> Property:
+    return Property(name, f"{_ABOUT}#{name.lower().replace(' ', '-')}", what)
+
+
+def _standard(name: str, cf_name: str, what: str) -> Property:
+    """By its name in the CF conventions for climate and forecast."""
+    return Property(name, f"http://vocab.nerc.ac.uk/standard_name/{cf_name}/", what)
+
+
+LAEQ = _own("Equivalent sound level", "A-weighted equivalent continuous sound level, LAeq.")
+LAMAX = _own("Maximum sound level", "A-weighted maximum sound level with fast time weighting, LAFmax.")
+AIR_TEMPERATURE = _standard("Air temperature", "air_temperature", "Temperature of the air in the shade.")
+AIR_HUMIDITY = _standard("Relative humidity", "relative_humidity", "Relative humidity of the air.")
+WIND = _standard("Wind speed", "wind_speed", "Horizontal wind speed.")
+AIR_PRESSURE = _standard("Air pressure", "air_pressure", "Pressure of the air at the station.")
+RAIN = _standard("Rainfall rate", "rainfall_rate", "Rain per time.")
+IRRADIANCE = _standard(
+    "Solar irradiance", "surface_downwelling_shortwave_flux_in_air", "Short-wave radiation from above."
+)
+BICYCLE_FLOW = _own("Bicycle flow", "Bicycles that pass, a minute.")
+VEHICLE_FLOW = _own("Vehicle flow", "Vehicles that pass, in half a minute.")
+VEHICLE_SPEED = _own("Vehicle speed", "Mean speed of the vehicles that pass.")
+LOOP_OCCUPANCY = _own("Loop occupancy", "Share of time during which a vehicle stands over the loop.")
+CELL_DOWNLINK = _own("Cell downlink rate", "What a 5G cell sends to all its devices.")
+CELL_RSRP = _own("Cell RSRP", "NR reference signal received power, mean of the devices of a cell.")
+CELL_DEVICES = _own("Connected devices", "Devices connected to a 5G cell.")
+FREE_PLACES = _own("Free places", "Free places of a car park.")
+PLACES_TAKEN = _own("Places taken", "Share of a car park's places that are taken.")
+
+
 def _noise(seconds: int) -> tuple[Measure, ...]:
     """A noise meter. LAeq of so many seconds, and the loudest of ten."""
     return (
-        Measure("laeq", "Sound level LAeq", DECIBEL, f"{_ABOUT}#laeq", seconds, 1, signals.loudness, "end"),
-        Measure("lamax", "Loudest sound LAFmax", DECIBEL, f"{_ABOUT}#lamax", 10, 1, signals.loudest, "end"),
+        Measure("laeq", "Sound level LAeq", DECIBEL, LAEQ, seconds, 1, signals.loudness, "end"),
+        Measure("lamax", "Loudest sound LAFmax", DECIBEL, LAMAX, 10, 1, signals.loudest, "end"),
     )
 
 
 WEATHER = (
-    Measure("temperature", "Air temperature", CELSIUS, f"{_CF}air_temperature/", 10, 1, signals.temperature),
-    Measure("humidity", "Relative humidity", RELATIVE_HUMIDITY, f"{_CF}relative_humidity/", 10, 0, signals.humidity),
-    Measure("wind", "Wind speed", METRE_PER_SECOND, f"{_CF}wind_speed/", 5, 1, signals.wind),
-    Measure("pressure", "Air pressure", HECTOPASCAL, f"{_CF}air_pressure/", 60, 1, signals.pressure),
-    Measure("rain", "Rain", MILLIMETRE_PER_HOUR, f"{_CF}rainfall_rate/", 60, 1, signals.rain),
-    Measure(
-        "sunshine", "Solar irradiance", WATT_PER_M2, f"{_CF}surface_downwelling_shortwave_flux_in_air/", 10, 0,
-        signals.sunshine,
-    ),
-)  # fmt: skip
+    Measure("temperature", "Air temperature", CELSIUS, AIR_TEMPERATURE, 10, 1, signals.temperature),
+    Measure("humidity", "Relative humidity", RELATIVE_HUMIDITY, AIR_HUMIDITY, 10, 0, signals.humidity),
+    Measure("wind", "Wind speed", METRE_PER_SECOND, WIND, 5, 1, signals.wind),
+    Measure("pressure", "Air pressure", HECTOPASCAL, AIR_PRESSURE, 60, 1, signals.pressure),
+    Measure("rain", "Rain", MILLIMETRE_PER_HOUR, RAIN, 60, 1, signals.rain),
+    Measure("sunshine", "Solar irradiance", WATT_PER_M2, IRRADIANCE, 10, 0, signals.sunshine),
+)
 BICYCLES = (
-    Measure("in", "Bicycles a minute, towards the centre", NUMBER, f"{_ABOUT}#bicycles", 60, 0, signals.bicycles, "end"),
-    Measure("out", "Bicycles a minute, from the centre", NUMBER, f"{_ABOUT}#bicycles", 60, 0, signals.bicycles_back, "end"),
-)  # fmt: skip
+    Measure("in", "Bicycles a minute, inbound", NUMBER, BICYCLE_FLOW, 60, 0, signals.bicycles, "end"),
+    Measure("out", "Bicycles a minute, outbound", NUMBER, BICYCLE_FLOW, 60, 0, signals.bicycles_back, "end"),
+)
 TRAFFIC = (
-    Measure("vehicles", "Vehicles in 30 s", NUMBER, f"{_ABOUT}#vehicles", 30, 0, signals.vehicles, "end"),
-    Measure("speed", "Mean speed", KILOMETRE_PER_HOUR, f"{_ABOUT}#road-speed", 10, 1, signals.road_speed, "end"),
-    Measure("occupancy", "Occupancy of the loop", PERCENT, f"{_ABOUT}#occupancy", 30, 1, signals.road_occupancy, "end"),
-)  # fmt: skip
+    Measure("vehicles", "Vehicles in 30 s", NUMBER, VEHICLE_FLOW, 30, 0, signals.vehicles, "end"),
+    Measure("speed", "Mean speed", KILOMETRE_PER_HOUR, VEHICLE_SPEED, 10, 1, signals.road_speed, "end"),
+    Measure("occupancy", "Loop occupancy", PERCENT, LOOP_OCCUPANCY, 30, 1, signals.road_occupancy, "end"),
+)
 CELL = (
-    Measure(
-        "rate", "Downlink of the cell", MEGABIT_PER_SECOND, f"{_ABOUT}#downlink", 5, 1, signals.cell_rate
-    ),
-    Measure(
-        "rsrp", "NR RSRP, mean of the devices", DECIBEL_MILLIWATT, f"{_ABOUT}#rsrp", 5, 1, signals.cell_level
-    ),
-    Measure("devices", "Devices connected", NUMBER, f"{_ABOUT}#devices", 10, 0, signals.cell_devices),
+    Measure("rate", "Cell downlink", MEGABIT_PER_SECOND, CELL_DOWNLINK, 5, 1, signals.cell_rate),
+    Measure("rsrp", "NR RSRP, mean of the devices", DECIBEL_MILLIWATT, CELL_RSRP, 5, 1, signals.cell_level),
+    Measure("devices", "Connected devices", NUMBER, CELL_DEVICES, 10, 0, signals.cell_devices),
 )
 
 
 def _car_park(capacity: int) -> tuple[Measure, ...]:
     return (
-        Measure("free", "Free places", NUMBER, f"{_ABOUT}#free-places", 20, 0, signals.free_places(capacity)),
-        Measure("taken", "Share taken", PERCENT, f"{_ABOUT}#places-taken", 20, 1, signals.parking_share),
+        Measure("free", "Free places", NUMBER, FREE_PLACES, 20, 0, signals.free_places(capacity)),
+        Measure("taken", "Places taken", PERCENT, PLACES_TAKEN, 20, 1, signals.parking_share),
     )
 
 
@@ -322,7 +344,7 @@ def _stream_name(place: Place, measure: Measure) -> str:
 
 def _station(place: Place) -> Station:
     return Station(
-        key=place.key,
+        key=f"city-{place.key}",
         name=f"{place.what}, {place.name}",
         description=f"{place.what} at {place.name}. Simulated: nothing is measured there.",
         longitude=place.longitude,
@@ -335,14 +357,12 @@ def _station(place: Place) -> Station:
 
 
 def _stream(place: Place, measure: Measure) -> Stream:
-    known = next((p for p in POLLUTANTS.values() if p.definition == measure.definition), None)
-    name = known.name if known else measure.title
     return Stream(
         name=_stream_name(place, measure),
         title=f"{measure.title}, {place.name}",
         description=f"{measure.title} at {place.name}, simulated.",
         unit=measure.unit,
-        observes=Property(name, measure.definition, f"{name}."),
+        observes=measure.observes,
         instrument=_SIMULATED,
         interval=f"PT{measure.seconds}S" if measure.seconds < 60 else "PT1M",
         stamp=measure.stamp,

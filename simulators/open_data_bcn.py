@@ -46,6 +46,11 @@ class Pollutant(NamedTuple):
     unit: Unit | None
     definition: str
 
+    @property
+    def observed(self) -> Property:
+        """The ObservedProperty, the same for every source of it: they share one by its definition."""
+        return Property(self.name, self.definition, f"Concentration of {self.symbol} in ambient air.")
+
 
 class Site(NamedTuple):
     """A measuring station's name and place, in degrees of WGS 84."""
@@ -295,7 +300,7 @@ def _station(code: str, site: Site | None, pollutants: Mapping[str, None]) -> St
 def _stream(station: str, place: str, code: str) -> Stream:
     known = POLLUTANTS.get(code)
     if known:
-        observes = Property(known.name, known.definition, f"Concentration of {known.symbol} in ambient air.")
+        observes = known.observed
         title, what = f"{known.symbol}, {place}", known.name
     else:
         observes = Property(

@@ -65,11 +65,13 @@ class GrafanaStandin:
 
 
 @contextmanager
-def running() -> Iterator[GrafanaStandin]:
-    """A stand-in on a free port of loopback."""
+def running(path: str = "") -> Iterator[GrafanaStandin]:
+    """A stand-in on a free port of loopback; `path` is where a proxy would put it."""
     standin = GrafanaStandin()
+    whole = FastAPI()
+    whole.mount(path or "/", application(standin))
     configuration = uvicorn.Config(
-        application(standin), host="127.0.0.1", port=0, log_level="error", lifespan="off", loop="asyncio"
+        whole, host="127.0.0.1", port=0, log_level="error", lifespan="off", loop="asyncio"
     )
     server = uvicorn.Server(configuration)
     started = threading.Event()
@@ -85,7 +87,7 @@ def running() -> Iterator[GrafanaStandin]:
     try:
         assert started.wait(10)
         port = server.servers[0].sockets[0].getsockname()[1]
-        standin.url = f"http://127.0.0.1:{port}"
+        standin.url = f"http://127.0.0.1:{port}{path}"
         yield standin
     finally:
         server.should_exit = True
@@ -104,7 +106,7 @@ def _access(app: FastAPI, standin: GrafanaStandin) -> None:
 
     @app.middleware("http")
     async def permissions(request: Request, call_next: Any) -> Response:
-        path = request.url.path
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         if any(path.startswith(start) for start in standin.absent):
             return _message(404, "Not found")
         if path != "/api/health" and not _known(standin, request.headers.get("authorization", "")):

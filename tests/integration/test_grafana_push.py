@@ -247,6 +247,20 @@ async def test_a_token_of_a_service_account_is_enough(grafana: GrafanaStandin, s
     assert report.failed == []
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_a_grafana_under_a_path_is_found(store: str, end: str) -> None:
+    with grafana_standin.running("/tools/grafana") as grafana:
+        report = await push(
+            grafana.with_credential() + end,
+            store=StoreAddress.parse(store),
+            password=PASSWORD,
+            now_ms=now() // 1_000,
+        )
+
+    assert report.failed == []
+    assert report.dashboards[0].url == f"{grafana.url}/d/citylab-overview"
+
+
 @pytest.mark.parametrize(
     ("credential", "said"),
     [({"password": "wrong"}, "does not accept"), ({"user": "nobody", "password": "x"}, "does not")],

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import math
 import re
 from collections import Counter
@@ -67,6 +68,18 @@ def test_it_has_24_things_and_about_80_datastreams_behind_several_gateways() -> 
     assert len(made) == len(GATEWAYS) == 6
     assert all(GATEWAY_NAME.fullmatch(gateway) for gateway in made)
     assert all(STREAM_NAME.fullmatch(name) for name in names)
+
+
+def test_an_observed_property_has_one_name_whoever_observes_it() -> None:
+    """They are shared by their definition, and the first to register one names it."""
+    observed = {
+        (stream["ObservedProperty"]["definition"], json.dumps(stream["ObservedProperty"]))
+        for driver in city(Clock()).values()
+        for thing in driver.things
+        for stream in thing["Datastreams"]
+    }
+
+    assert len(observed) == len({definition for definition, _ in observed})
 
 
 def test_every_thing_stands_in_barcelona_and_says_that_it_is_simulated() -> None:
