@@ -217,7 +217,7 @@ class _Writer:
             try:
                 self._write([row for append in appends for row in append.rows])
             except (sqlite3.Error, OSError) as error:
-                problem = Unavailable("event log", str(error))
+                problem = Unavailable("event log", f"{self._files.folder}: {error}")
             except Exception as error:  # noqa: BLE001  whoever waits must hear of it
                 problem = error
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more

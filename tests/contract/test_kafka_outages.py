@@ -81,6 +81,11 @@ async def unavailable_soon() -> AsyncIterator[None]:
     assert time.monotonic() - began < SOON
 
 
+async def is_unavailable(attempt) -> None:
+    async with unavailable_soon():
+        await attempt
+
+
 async def again(attempt):
     """What a caller does: try until it is available."""
     async with asyncio.timeout(60):
@@ -122,13 +127,12 @@ async def test_kafka_dies_and_comes_back(kafka, log):
             await log.append(Topic.STATUS, [event(-1)])
         async with unavailable_soon():
             await anext(incoming)
-    for attempt in (log.ends, log.tail):
-        async with unavailable_soon():
-            await attempt(Topic.STATUS)
-    async with unavailable_soon():
-        await log.committed("group", Topic.STATUS)
-    async with unavailable_soon():
-        await first(log, {0: batch.after})
+    await asyncio.gather(
+        is_unavailable(log.ends(Topic.STATUS)),
+        is_unavailable(log.tail(Topic.STATUS)),
+        is_unavailable(log.committed("group", Topic.STATUS)),
+        is_unavailable(first(log, {0: batch.after})),
+    )
 
     await asyncio.to_thread(kafka.start)
 
