@@ -11,6 +11,7 @@ from citylab.model import Batch, Message, Micros, NewEvent, Position, Topic, Wil
 
 if TYPE_CHECKING:  # they need numpy, which a gateway has not
     from citylab.columns import Int64, Observations
+    from citylab.drafts import Draft
     from citylab.writes import Saved, Write
 
 START = Position(0, b"")
@@ -222,4 +223,15 @@ class Store(Protocol):
 
     def notifications(self, *channels: str, poll: float = 5.0) -> AsyncIterator[None]:
         """Yield at once, then whenever one of the channels is notified, and every `poll` seconds in any case."""
+        ...
+
+
+class EntityWrites(Protocol):
+    """Writes entities; `citylab.adapters.entity_writes` is one."""
+
+    async def create(self, transaction: Transaction, draft: "Draft", *, now: Micros) -> int:
+        """Create an entity with everything that its draft holds, inside the transaction; return its id.
+
+        now: the time of HistoricalLocations made by itself, and of Observations that have none. Raises `Rejected`.
+        """
         ...

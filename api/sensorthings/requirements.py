@@ -1,0 +1,50 @@
+"""The requirements of OGC 18-088 that hold, by their URIs; each has tests named after it in `tests/conformance`."""
+
+BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
+
+_ENTITIES = (
+    "thing",
+    "location",
+    "historical-location",
+    "datastream",
+    "sensor",
+    "observed-property",
+    "observation",
+    "feature-of-interest",
+)
+DATAMODEL = (
+    "datamodel/entity-control-information/common-control-information",
+    *(f"datamodel/{entity}/{part}" for entity in _ENTITIES for part in ("properties", "relations")),
+)
+RESOURCE_PATH = ("resource-path/resource-path-to-entities",)
+REQUEST_DATA = (
+    "request-data/status-code",
+    "request-data/query-status-code",
+    "request-data/order",
+    "request-data/expand",
+    "request-data/select",
+    "request-data/orderby",
+    "request-data/top",
+    "request-data/skip",
+    "request-data/count",
+    "request-data/filter",
+    "request-data/built-in-filter-operations",
+    "request-data/pagination",
+)
+CREATE = (
+    "create-update-delete/create-entity",
+    "create-update-delete/link-to-existing-entities",
+    "create-update-delete/deep-insert",
+    "create-update-delete/deep-insert-status-code",
+    "create-update-delete/historical-location-auto-creation",
+    "create-update-delete/historical-location-manual-creation",
+)
+CLASSES = {"datamodel": DATAMODEL, "resource-path": RESOURCE_PATH}
+"""Requirements classes of which every requirement holds."""
+
+HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE)
+
+
+def conformance() -> list[str]:
+    """What the landing page lists."""
+    return [BASE + requirement for requirement in HELD]
