@@ -1,0 +1,93 @@
+"""`citylab edge`: a gateway as a process."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from citylab import wiring
+from citylab.cli import Data, run, single
+from citylab.errors import ConfigurationError
+from citylab.model import GATEWAY_NAME
+from citylab.settings import Settings
+from edge.agent import Agent, AgentSettings
+from edge.feed import Packing
+from edge.json_lines import JsonLines, load_things
+from edge.outbox import Outbox
+from edge.packing import Form
+
+log = structlog.get_logger(__name__)
+
+WAITING_FOR_A_REPLAY = 2_000  # packs in the outbox beyond which a file, which can wait, is not read on
+
+
+async def serve(
+    settings: Settings,
+    *,
+    gateway: str,
+    descriptor: Path,
+    readings: Path | None,
+    folder: Path | None,
+    form: Form,
+) -> None:
+    """Run the gateway until its readings end and are acknowledged, or until cancelled."""
+    if not GATEWAY_NAME.fullmatch(gateway):  # before it names a folder
+        raise ConfigurationError(
+            f"{gateway!r} is no gateway's name: 1 to 64 ASCII letters, digits and - _ . :"
+        )
+    driver = JsonLines(load_things(descriptor), readings)
+    packing = Packing(form=form, most_pending=WAITING_FOR_A_REPLAY if driver.finite else None)
+    outbox = Outbox(folder or settings.data / "edge" / gateway)
+    connect = partial(wiring.broker_connection, settings)
+    agent = Agent(gateway, driver, outbox, connect, settings=AgentSettings(packing=packing))
+    await agent.run()
+    log.info("all readings are acknowledged", gateway=gateway, packs=outbox.last)
+
+
+def edge(
+    gateway: Annotated[
+        str, typer.Option("--gateway", metavar="NAME", help="This gateway's name, its MQTT client id.")
+    ],
+    descriptor: Annotated[
+        Path,
+        typer.Option("--descriptor", metavar="FILE", help="What it measures: SensorThings Things in JSON."),
+    ],
+    readings: Annotated[
+        str,
+        typer.Option("--readings", metavar="FILE", help="A file or FIFO of readings; - is standard input."),
+    ] = "-",
+    outbox: Annotated[
+        Path | None,
+        typer.Option(
+            "--outbox", metavar="DIR", help="Where packs wait. Default: edge/NAME in the city's folder."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--form", metavar="json|cbor", help="How packs are written.")] = "json",
+    data: Data = None,
+) -> None:
+    r"""Run a gateway: readings go into an outbox on disk, and from there to the platform until it has them.
+
+    Any program that prints a reading a line is a driver:
+
+        ./my-sensor.py | citylab edge --gateway lamp-7 --descriptor lamp-7.json
+
+    A line is {"n": "lamp-7/no2", "v": 21.4}, with "u" for its unit, "t" for its time (seconds since 1970 or ISO 8601;
+    now without it) and "quality" (good, suspect, bad) where there is one. n is a Datastream's properties.streamName.
+    The broker is CITYLAB_BROKER_URL, else that of a city running on this machine. It may be away: readings wait on disk.
+    """
+    if form not in {"json", "cbor"}:
+        raise typer.BadParameter(f"{form!r} is neither json nor cbor", param_hint="--form")
+    work = partial(
+        serve,
+        gateway=gateway,
+        descriptor=descriptor,
+        readings=None if readings == "-" else Path(readings),
+        folder=outbox,
+        form="cbor" if form == "cbor" else "json",
+    )
+    run("edge", work, data=data)
+
+
+app = single(edge)
