@@ -1,11 +1,12 @@
 """`/live` over HTTP: who gets what, and what happens to those who are slow, late or wrong."""
+# ruff: noqa: ARG002 the port names the arguments; ASYNC110 a server tells nobody that it has started
 
 import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import httpx
 import numpy as np
@@ -33,7 +34,7 @@ class Shelf:
         self.exchanged = False
         self._changed = asyncio.Event()
 
-    async def __aenter__(self) -> "Shelf":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
