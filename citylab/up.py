@@ -33,8 +33,8 @@ _LOG_BYTES = 8 << 20
 class Service:
     """A service as a child process, started again when it ends, with a growing pause."""
 
-    def __init__(self, name: str, arguments: Sequence[str], settings: Settings, folder: Path) -> None:
-        self.name, self.arguments, self.settings = name, arguments, settings
+    def __init__(self, name: str, settings: Settings, folder: Path) -> None:
+        self.name, self.settings = name, settings
         self.log_file = folder / f"{name}.log"
         self.child: subprocess.Popen[bytes] | None = None
         self.trouble = ""
@@ -45,7 +45,7 @@ class Service:
 
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "citylab", self.name, *self.arguments]
+        command = [sys.executable, "-m", "citylab", self.name]
         environment = os.environ | self.settings.environment()
         self.child = start_child(command, log_file=self.log_file, env=environment)
 
@@ -75,10 +75,11 @@ class Service:
 class City:
     """What runs: the engines' addresses, the services, and where to look."""
 
-    def __init__(self, settings: Settings, *, simulate: bool) -> None:
+    def __init__(self, settings: Settings, *, names: Sequence[str] = SERVICES) -> None:
         self.settings = settings
-        self.simulate = simulate
+        self.names = names
         self.services: list[Service] = []
+        self.engines: dict[str, int] = {}  # process ids of the embedded ones
 
     @property
     def url(self) -> str:
@@ -96,14 +97,11 @@ class City:
         async with AsyncExitStack() as stack:
             stack.enter_context(_alone(data))
             _check_port(self.settings)
-            self.settings = await _start_engines(self.settings, stack)
+            self.settings = await _start_engines(self, stack)
             await _migrate(self.settings)
             _write_addresses(self.settings)
             stack.callback((data / CITY_FILE).unlink, missing_ok=True)
-            names: list[tuple[str, list[str]]] = [(name, []) for name in SERVICES]
-            if self.simulate:
-                names.append(("simulate", []))
-            self.services = [Service(name, arguments, self.settings, logs) for name, arguments in names]
+            self.services = [Service(name, self.settings, logs) for name in self.names]
             stack.push_async_callback(self._stop)
             yield self
 
@@ -153,36 +151,36 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
-async def _start_engines(settings: Settings, stack: AsyncExitStack) -> Settings:
+async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
     """Start the embedded engines that the settings ask for; return the settings with their addresses."""
-    broker_url, store_url, log_url = settings.broker_url, settings.store_url, settings.log_url
-    async with asyncio.TaskGroup() as tasks:
-        broker = tasks.create_task(_broker(settings, stack)) if broker_url.startswith("embedded:") else None
-        store = tasks.create_task(_store(settings, stack)) if store_url.startswith("embedded:") else None
-    if log_url in {"sqlite:", ""}:
-        log_url = f"sqlite:{settings.data / 'log'}"
-    return settings.replaced(
-        broker_url=broker.result() if broker else broker_url,
-        store_url=store.result() if store else store_url,
-        log_url=log_url,
-    )
+    settings = city.settings
 
+    async def broker() -> str:
+        from citylab.adapters.rumqttd import EmbeddedBroker  # noqa: PLC0415
 
-async def _broker(settings: Settings, stack: AsyncExitStack) -> str:
-    from citylab.adapters.rumqttd import EmbeddedBroker  # noqa: PLC0415
+        server = await stack.enter_async_context(
+            EmbeddedBroker(settings.data / "broker", port=settings.mqtt_port)
+        )
+        city.engines["broker"] = server.process.pid
+        return server.url
 
-    broker = await stack.enter_async_context(
-        EmbeddedBroker(settings.data / "broker", port=settings.mqtt_port)
-    )
-    return broker.url
+    async def store() -> str:
+        from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
 
+        folder = settings.store_url.partition(":")[2]
+        server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
+        await stack.enter_async_context(server)
+        city.engines["store"] = server.process.pid
+        return server.url
 
-async def _store(settings: Settings, stack: AsyncExitStack) -> str:
-    from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
-
-    folder = settings.store_url.partition(":")[2]
-    server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
-    return (await stack.enter_async_context(server)).url
+    changes: dict[str, str] = {}
+    if settings.broker_url.startswith("embedded:"):
+        changes["broker_url"] = await broker()
+    if settings.store_url.startswith("embedded:"):
+        changes["store_url"] = await store()
+    if settings.log_url == "sqlite:":
+        changes["log_url"] = f"sqlite:{settings.data / 'log'}"
+    return settings.replaced(**changes)
 
 
 async def _migrate(settings: Settings) -> None:
@@ -262,7 +260,7 @@ async def _show_state(city: City) -> None:
 
 async def serve(settings: Settings, *, simulate: bool) -> None:
     """Run the city until cancelled."""
-    async with City(settings, simulate=simulate).running() as city:
+    async with City(settings, names=(*SERVICES, "simulate") if simulate else SERVICES).running() as city:
         typer.echo(
             f"Citylab is up in {city.settings.data}\n"
             f"  live page    {city.url}/\n"

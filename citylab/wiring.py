@@ -125,6 +125,13 @@ async def migrate(settings: Settings) -> "Sequence[str]":
     return await apply(store_url(settings), grafana_password=grafana_password(settings))
 
 
+async def copy_again(settings: Settings, streams: str) -> float:
+    """Seconds that raw binary COPY takes for the rows of streams whose names begin with `streams` (`citylab bench`)."""
+    from citylab.adapters.copying import copy_again as copy  # noqa: PLC0415
+
+    return await copy(store_url(settings), streams)
+
+
 def grafana_password(settings: Settings) -> str:
     """The password of Grafana's role: the setting, else one that is drawn once and kept in the city's folder (0600)."""
     import secrets  # noqa: PLC0415

@@ -1,0 +1,291 @@
+"""`citylab bench`: what the platform reaches on this machine, beside what the store alone reaches in the same run."""
+
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from citylab import wiring
+from citylab.cli import run
+from citylab.columns import decode_update
+from citylab.errors import CitylabError
+from citylab.model import DAY, Micros, Topic
+from citylab.ports import EventLog, Store
+from citylab.settings import Settings
+from citylab.times import now
+from citylab.up import City
+from simulators.load import SHAPES, Task
+
+app = typer.Typer(help="Measure the platform on this machine.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure the platform on this machine. Compare ratios within one run: absolute figures move with the machine."""
+
+
+class Figure(msgspec.Struct):
+    """One shape's result. rates in observations a second; cpu in µs an observation, by service and engine."""
+
+    shape: str
+    observations: int
+    seconds: float
+    rate: float
+    copy_rate: float
+    cpu: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """µs of CPU an observation in all."""
+        return sum(self.cpu.values())
+
+
+class Delays(msgspec.Struct):
+    """From publish to visible at a steady rate, in milliseconds."""
+
+    rate: float
+    observations: int
+    p50: float
+    p99: float
+    most: float
+
+
+@asynccontextmanager
+async def _city(settings: Settings) -> AsyncIterator[City]:
+    """A city of its own for the bench: embedded engines in a new folder, or the real ones with names of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    mark = f"bench-{secrets.token_hex(4)}"
+    changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
+    if settings.log_url.startswith("kafka:"):
+        changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if not settings.store_url.startswith("embedded:"):
+            database = mark.replace("-", "_")
+            changes["store_url"] = await stack.enter_async_context(_database(settings, database))
+        city = City(settings.replaced(**changes), names=("ingest", "processing"))
+        await stack.enter_async_context(city.running())
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        keepers = [tasks.create_task(service.keep_running()) for service in city.services]
+        try:
+            yield city
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+
+
+@asynccontextmanager
+async def _database(settings: Settings, name: str) -> AsyncIterator[str]:
+    """A database of its own on the server that the settings name; dropped at the end."""
+    async with wiring.store(settings, name="bench") as store:
+        await _alone(store, f"CREATE DATABASE {name}")
+        try:
+            yield f"{settings.store_url.rpartition('/')[0]}/{name}"
+        finally:
+            await _alone(store, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _alone(store: Store, statement: str) -> None:
+    async with store.transaction(read_only=True) as transaction:
+        await transaction.execute(statement)
+
+
+async def _value(store: Store, query: str) -> Any:
+    async with store.transaction(read_only=True) as transaction:
+        return (await transaction.fetch(query))[0][0]
+
+
+async def _until(store: Store, query: str, wanted: int, *, what: str, within: float = 600.0) -> None:
+    deadline = time.monotonic() + within
+    while (found := await _value(store, query)) < wanted:
+        if time.monotonic() > deadline:
+            raise CitylabError(f"after {within:.0f} s there are {found:,} {what} instead of {wanted:,}")
+        await asyncio.sleep(0.02)
+
+
+class Watch:
+    """CPU time by process: the city's services and engines, embedded or found by the port that they listen on."""
+
+    def __init__(self, city: City) -> None:
+        self.processes: dict[str, psutil.Process] = {}
+        for service in city.services:
+            if service.child:
+                self.processes[service.name] = psutil.Process(service.child.pid)
+        for name, pid in city.engines.items():
+            self.processes[name] = psutil.Process(pid)
+        for name, url in (("broker", city.settings.broker_url), ("log", city.settings.log_url), ("store", city.settings.store_url)):  # fmt: skip
+            if name not in self.processes and (pid := _listening_on(urlsplit(url).port)):
+                self.processes[name] = psutil.Process(pid)
+
+    def seconds(self) -> dict[str, float]:
+        """User and system time so far, with that of children, alive and gone."""
+        found = {}
+        for name, process in self.processes.items():
+            total = 0.0
+            for one in (process, *process.children(recursive=True)):
+                try:
+                    spent = one.cpu_times()
+                except psutil.NoSuchProcess:
+                    continue
+                total += spent.user + spent.system + spent.children_user + spent.children_system
+            found[name] = total
+        return found
+
+
+def _listening_on(port: int | None) -> int | None:
+    for connection in psutil.net_connections(kind="tcp") if port else ():
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+            return connection.pid
+    return None
+
+
+async def _generate(task: Task) -> float:
+    """Run a generator process to its end; return the CPU time that it took, in seconds."""
+    before = psutil.Process().cpu_times()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "simulators.load", msgspec.json.encode(task).decode()
+    )
+    try:
+        if await child.wait():
+            raise CitylabError("the load generator failed; its message stands above")
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    after = psutil.Process().cpu_times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+async def _pipeline(city: City, store: Store, name: str, observations: int, say: Console) -> Figure:
+    """One shape: register its streams, send, and wait until every row is committed and visible."""
+    shape, seed = SHAPES[name], secrets.randbelow(10**6)
+    packs = max(observations // (shape.gateways * shape.records), 1)
+    total = packs * shape.gateways * shape.records
+    url = city.settings.broker_url
+    begin = now() // DAY * DAY - DAY
+    streams = await _value(store, "SELECT count(*) FROM datastreams") + shape.gateways * shape.streams
+    say.print(
+        f"{name}: registering {shape.gateways * shape.streams:,} streams of {shape.gateways:,} gateways"
+    )
+    await _generate(Task(url, name, seed, begin, describe=True))
+    await _until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
+    kept = "SELECT coalesce(sum(stored), 0)::bigint FROM ledger"
+    before = await _value(store, kept)
+    watch = Watch(city)
+    cpu = watch.seconds()
+    say.print(f"{name}: sending {total:,} observations in packs of {shape.records}")
+    began = time.monotonic()
+    generator = asyncio.create_task(_generate(Task(url, name, seed, begin, packs=packs)))
+    stored = asyncio.create_task(_until(store, kept, before + total, what="observations"))
+    await asyncio.wait({generator, stored}, return_when=asyncio.FIRST_EXCEPTION)
+    for finished in (generator, stored):
+        if not finished.done():
+            finished.cancel()
+    await stored
+    seconds = time.monotonic() - began
+    spent = {name: after - cpu[name] for name, after in watch.seconds().items()}
+    spent["generator"] = await generator
+    found = await _value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # noqa: S608 # fmt: skip
+    if found != total:
+        raise CitylabError(f"{found:,} of {total:,} observations are in the store: something was lost")
+    copy_seconds = await wiring.copy_again(city.settings, f"load-{seed}-")
+    per = {name: s / total * 1e6 for name, s in spent.items()}
+    return Figure(name, total, seconds, total / seconds, total / copy_seconds, per)
+
+
+async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: Console) -> Delays:
+    """From publish to visible: rows carry the moment of publishing; the update that follows their commit shows them."""
+    seed = secrets.randbelow(10**6)
+    task = Task(city.settings.broker_url, "deep", seed, 0)
+    await _generate(msgspec.structs.replace(task, describe=True))
+    async with wiring.store(city.settings, name="bench") as store:
+        await _until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # noqa: S608 # fmt: skip
+    say.print(f"delay: {rate:,.0f} observations a second for {seconds:.0f} s")
+    wanted = int(rate * seconds)
+    found: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+    generator = asyncio.create_task(_generate(msgspec.structs.replace(task, rate=rate, seconds=seconds)))
+    count = 0
+    start = await log.tail(Topic.UPDATES)
+    async with asyncio.timeout(seconds + 60):
+        async for batch in log.read(Topic.UPDATES, start):
+            seen: Micros = now()
+            for event in batch.events:
+                rows, _ = decode_update(event.value).rows()
+                found.append(seen - rows.time)
+                count += len(rows)
+            if count >= wanted:
+                break
+    await generator
+    delays = np.concatenate(found) / 1_000
+    return Delays(rate, count, *(float(np.percentile(delays, p)) for p in (50, 99, 100)))
+
+
+async def bench_pipeline(settings: Settings, shapes: list[str], observations: int, rate: float, seconds: float, as_json: bool) -> None:  # fmt: skip
+    """Measure, and print."""
+    say = Console(stderr=True)
+    figures, delays = [], None
+    async with (
+        _city(settings) as city,
+        wiring.opened(wiring.store(city.settings, name="bench")) as store,
+        wiring.opened(wiring.event_log(city.settings)) as log,
+    ):
+        for name in shapes:
+            figures.append(await _pipeline(city, store, name, observations, say))
+        if rate:
+            delays = await _delays(city, log, rate, seconds, say)
+    if as_json:
+        typer.echo(msgspec.json.encode({"pipeline": figures, "delay": delays}).decode())
+        return
+    table = Table(title="publish -> committed and visible")
+    parts = sorted({part for figure in figures for part in figure.cpu})
+    for column in ("shape", "observations/s", "raw COPY/s", "ratio", "µs CPU", *parts):
+        table.add_column(column, justify="left" if column == "shape" else "right")
+    for figure in figures:
+        cells = (f"{figure.cpu.get(part, 0):.2f}" for part in parts)
+        table.add_row(
+            figure.shape, f"{figure.rate:,.0f}", f"{figure.copy_rate:,.0f}", f"{figure.rate / figure.copy_rate:.2f}",
+            f"{figure.total:.2f}", *cells,
+        )  # fmt: skip
+    Console(width=140).print(table)
+    if delays:
+        typer.echo(
+            f"publish -> visible at {delays.rate:,.0f} observations/s: p50 {delays.p50:.0f} ms, p99 {delays.p99:.0f} ms,"
+            f" most {delays.most:.0f} ms ({delays.observations:,} observations)"
+        )
+
+
+@app.command("pipeline")
+def pipeline(
+    shape: Annotated[
+        list[str], typer.Option(help="deep: 100 gateways of 50 streams; wide: 5,000 gateways of one.")
+    ] = ["deep", "wide"],  # noqa: B006
+    observations: Annotated[int, typer.Option(min=1_000, help="How many a shape.")] = 2_000_000,
+    rate: Annotated[
+        float, typer.Option(help="Observations a second for the delay; 0 leaves it out.")
+    ] = 1_000.0,
+    seconds: Annotated[float, typer.Option(help="How long the delay is measured.")] = 20.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Send packs of 50 from many gateways as fast as they are accepted, and time them to committed and visible.
+
+    On embedded engines, or on those that CITYLAB_*_URL name: with topics and a database of its own there. The broker
+    must serve no other city meanwhile.
+    """
+    if unknown := set(shape) - set(SHAPES):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: a shape is one of {', '.join(SHAPES)}")
+    run("bench", lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, json))
