@@ -244,6 +244,8 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
         wiring.opened(wiring.store(city.settings, name="bench")) as store,
         wiring.opened(wiring.event_log(city.settings)) as log,
     ):
+        bridges = "SELECT count(*) FROM services WHERE name LIKE 'ingest %' AND (state ->> 'connected')::bool"
+        await _until(store, bridges, 1, what="bridges that are connected", within=60)
         for name in shapes:
             figures.append(await _pipeline(city, store, name, observations, say))
         if rate:
