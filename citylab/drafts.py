@@ -255,6 +255,8 @@ def _document(document: bytes) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         _refuse("", "the document must be a JSON object")
     except msgspec.DecodeError as error:
+        if re.search(rb"\\u[dD][89a-fA-F]", document):
+            _refuse("", "the document is no JSON, or holds a lone surrogate, which no text can have")
         _refuse("", f"the document is no JSON: {error}")
     except RecursionError:
         _refuse("", "the document is nested too deeply")

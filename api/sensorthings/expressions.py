@@ -1,5 +1,6 @@
 """Expressions compiled to SQL in the scope of a row: `$filter` and `$orderby`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from api.sensorthings.comparisons import NEVER, compare, compare_times
@@ -277,3 +278,10 @@ def unknown(entity_type: EntityType, name: str) -> str:
     """Say that an entity type has no such property, and which it has."""
     names = ", ".join(["id", *entity_type.properties, *entity_type.relations])
     return f"{entity_type.name} has no property {name!r} (it has {names})"
+
+
+def member_sql(sql: str, members: Iterable[str | int], parameters: Parameters) -> str:
+    """A member of a jsonb, null where there is none."""
+    for member in members:  # not `-> 0`: of a string that is the string itself
+        sql += f" #> '{{{member}}}'" if isinstance(member, int) else f" -> {parameters.add(member, 'text')}"
+    return sql

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from api.sensorthings.errors import Fault
-from api.sensorthings.expressions import Scope, unknown
+from api.sensorthings.expressions import Scope, member_sql, unknown
 from api.sensorthings.members import BASE, Piece, Sql, concat, literal, property_json, property_member, select
 from api.sensorthings.options import write_query
 from api.sensorthings.ordering import after_token, order_of, token_sql
@@ -108,12 +108,7 @@ class Compiler:
             sql = property_json(known, columns)
             if resource.members or resource.value:
                 sql = f"({sql})::jsonb"
-            for member in resource.members:
-                sql += (
-                    f" -> {member}"
-                    if isinstance(member, int)
-                    else f" -> {statement.parameters.add(member, 'text')}"
-                )
+            sql = member_sql(sql, resource.members, statement.parameters)
             if resource.value:
                 sql = f"({sql}) #>> '{{}}'"
             elif resource.members:
