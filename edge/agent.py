@@ -35,6 +35,7 @@ KEPT_IN_MEMORY, KEPT_BYTES = (
 )  # fresh packs up to this size need not be read from the disk to be sent
 LONGEST_SLOW_DOWN = 300.0  # s, whatever the platform's clock says
 RANGES_TOLD = 1_000  # in a status, so that it stays small
+LIVE_FOR = 60.0  # s that a live pack may wait before it counts as backlog
 RESERVED_FOR = 10.0  # s after the last live pack for which the window keeps a half for the next
 
 
@@ -93,7 +94,7 @@ class Agent:
             puback_within=self.settings.puback_within,
             draw=draw,
         )
-        self._live: deque[int] = deque()
+        self._live: deque[tuple[int, float]] = deque()  # and since when it waits
         self._backlog = Ranges()
         self._fresh: dict[int, bytes] = {}
         self._live_at = -1e9  # when there was live data last
@@ -135,15 +136,22 @@ class Agent:
 
     def _offer(self, packs: Sequence[Pack]) -> None:
         """Packs that are safe may be sent."""
+        moment = asyncio.get_running_loop().time()
         for pack in packs:
             if pack.priority is Priority.LIVE:
-                self._live.append(pack.seq)
-                self._live_at = asyncio.get_running_loop().time()
+                self._live.append((pack.seq, moment))
+                self._live_at = moment
             else:
                 self._backlog.add(pack.seq)
             if len(self._fresh) < KEPT_IN_MEMORY and len(pack.payload) <= KEPT_BYTES:
                 self._fresh[pack.seq] = pack.payload
+        self._age(moment)
         self._wake.set()
+
+    def _age(self, moment: float) -> None:
+        """What has waited through an outage is backlog: the live packs behind it go first."""
+        while self._live and moment - self._live[0][1] > LIVE_FOR:
+            self._backlog.add(self._live.popleft()[0])
 
     async def _converse(self) -> None:
         """Per connection: say who we are, then send until it is lost."""
@@ -152,8 +160,6 @@ class Agent:
             number = await self._connection.wait_connected()
             for sent in self._window.restart():
                 self._backlog.add(sent.seq)
-            while self._live:  # what has waited through an outage is backlog
-                self._backlog.add(self._live.popleft())
             self._since = self._clock()
             self._publish(self._topics.descriptor, self._descriptor)
             self._publish_status("online")
@@ -200,9 +206,13 @@ class Agent:
         """The packs to send now, and whether they are live."""
         chosen: list[tuple[int, bool]] = []
         room = self._window.room()
+        moment = asyncio.get_running_loop().time()
+        self._age(moment)
         while self._live and len(chosen) < room:
-            chosen.append((self._live.popleft(), True))
-        reserve = asyncio.get_running_loop().time() - self._live_at < RESERVED_FOR
+            seq, _ = self._live.popleft()
+            if seq in self.outbox.pending:
+                chosen.append((seq, True))
+        reserve = moment - self._live_at < RESERVED_FOR
         backlog = min(room - len(chosen), self._window.backlog_room(reserve=reserve))
         while self._backlog and backlog > 0:
             seq = self._backlog.pop()

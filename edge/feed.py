@@ -52,6 +52,7 @@ class Feed:
         self._packing, self._clock = packing, clock
         self._waiting: list[tuple[Sequence[Reading], str | None]] = []
         self._count = 0  # readings waiting
+        self._committing = 0  # readings on their way to the disk
         self._ended = False
         self._more, self._full, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._refused: set[tuple[str, str]] = set()
@@ -98,7 +99,7 @@ class Feed:
         packing = self._packing
         while True:
             self._room.clear()
-            packs = self._count // packing.most_records
+            packs = (self._count + self._committing) // packing.most_records
             most = packing.most_pending
             if packs < COMMITTED_AT_ONCE and (most is None or len(self._outbox.pending) + packs < most):
                 return
@@ -123,6 +124,7 @@ class Feed:
 
     async def _commit(self, readings: Sequence[Reading], position: str | None) -> None:
         packing, outbox = self._packing, self._outbox
+        self._committing = len(readings)
         packs: list[Pack] = []
         moment = self._clock() - packing.live_within
         live = [reading for reading in readings if reading.time >= moment]
@@ -138,6 +140,7 @@ class Feed:
             ]
         given_up = await self._append(packs, position)
         self.readings += len(readings)
+        self._committing = 0
         if given_up and not self._full_said:
             log.warning("the outbox is full: the oldest packs are given up from now on", first=given_up[0][0])
         self._full_said = bool(given_up)

@@ -105,6 +105,7 @@ class Window:
         """A bridge is back: send again what waits, at a moment in the next seconds that no other agent has."""
         moment = now + HURRY * self._draw()
         self._timeout = self._first_timeout
+        self._threshold = float(self._most)
         self._punished_until = now
         for sent in self.in_flight.values():
             if sent.due is not None:

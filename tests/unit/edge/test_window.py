@@ -160,3 +160,15 @@ def test_ranges_of_acknowledgements_may_be_larger_than_what_is_on_the_way():
 
     assert w.acknowledged(1, 2**53 - 1) == 8
     assert w.acknowledged(1, 2**53 - 1) == 0
+
+
+def test_with_a_bridge_that_is_back_it_grows_fast_again():
+    w = window()
+    fill(w, 0.0)
+    w.expire(5.0)
+
+    w.hurry(6.0)
+
+    seqs = fill(w, 6.0, first=100)
+    w.acknowledged(seqs[0], seqs[-1])
+    assert w.size == 8
