@@ -83,7 +83,7 @@ def read_changes(entity_type: EntityType, document: bytes, *, whole: bool = Fals
     values = _values(entity_type, members, "")
     links: dict[str, list[int]] = {}
     for name, relation in entity_type.relations.items():
-        if name not in members or (whole and members[name] == b"null"):
+        if name not in members or (whole and bytes(members[name]) == b"null"):
             continue
         targets = _targets(relation, members[name], "")
         if inline := next((t for t in targets if isinstance(t, Draft)), None):
@@ -150,7 +150,7 @@ def _require(entity_type: EntityType, values: Mapping[str, Value], where: str) -
 
 def _value(known: Property, raw: msgspec.Raw, where: str) -> Value:
     name = known.name
-    if raw == b"null" and known.kind is not Kind.RESULT:
+    if bytes(raw) == b"null" and known.kind is not Kind.RESULT:
         if known.required:
             _refuse(where, f"{name} must not be null")
         return None

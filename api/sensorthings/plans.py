@@ -4,7 +4,7 @@ from collections import OrderedDict
 from enum import Enum
 from typing import NamedTuple
 
-from api.sensorthings.errors import Fault, RequestError
+from api.sensorthings.errors import RequestError
 from api.sensorthings.options import read_query, write_query
 from api.sensorthings.resource import Resource
 from api.sensorthings.statements import Compiled, Compiler
@@ -59,9 +59,5 @@ class Plans:
             if resource.steps[-1].single:
                 return Plan(Form.ENTITY, self._compiler.entity(resource, query), "")
             return Plan(Form.COLLECTION, self._compiler.collection(resource, query), repeated)
-        except Fault as fault:
-            raise RequestError(
-                501 if fault.unsupported else 400, f"{fault} (at character {fault.at + 1})"
-            ) from None
         except RecursionError:
             raise RequestError(400, "the query is nested too deeply") from None

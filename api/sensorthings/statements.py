@@ -5,7 +5,8 @@ expanded is joined to it laterally, one subquery a relation, each again such a p
 turning a lateral subquery into another kind of join, which would lose the order of the page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -136,11 +137,13 @@ class Compiler:
         row = Row.new(statement, entity_type)
         page = _Page(row, statement.name("p"))
         top = self.top(query)
-        keys = order_of(row, query.orderby)
+        with _located("$orderby", query, nested=nested):
+            keys = order_of(row, query.orderby)
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
-        where = self._where(row, reached, query)
+        with _located("$filter", query, nested=nested):
+            where = self._where(row, reached, query)
         pieces, joins = self._entity_json(page, query, reference=reference, nested=nested)
         token = token_sql([page.column(key.sql) for key in keys])
         order = ", ".join(key.clause() for key in keys)
@@ -200,7 +203,8 @@ class Compiler:
         link: list[Piece] = [Sql(BASE), f"{entity_type.set_name}(", identity, ")"]
         if reference:
             return ['{"@iot.selfLink":"', *link, '"}'], []
-        selection = select(entity_type, query.select, links=not nested)
+        with _located("$select", query, nested=nested):
+            selection = select(entity_type, query.select, links=not nested)
         members: list[Piece] = []
         if "selfLink" in selection.control:
             members += [',"@iot.selfLink":"', *link, '"']
@@ -213,13 +217,14 @@ class Compiler:
             if name in selection.links:
                 members += [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
         joins: list[str] = []
-        for expand in query.expand:
-            relation = entity_type.relations.get(expand.relation)
-            if relation is None:
-                raise Fault(expand.at, unknown(entity_type, expand.relation))
-            sql, join = self._expanded(page, expand, relation)
-            members.append(Sql(sql))
-            joins.append(join)
+        with _located("$expand", query, nested=nested):
+            for expand in query.expand:
+                relation = entity_type.relations.get(expand.relation)
+                if relation is None:
+                    raise Fault(expand.at, unknown(entity_type, expand.relation))
+                sql, join = self._expanded(page, expand, relation)
+                members.append(Sql(sql))
+                joins.append(join)
         return _braced(members), joins
 
     def _expanded(self, page: _Page, expand: Expand, relation: Relation) -> tuple[str, str]:
@@ -289,6 +294,17 @@ class Compiler:
 
     def _exists(self, steps: Sequence[Step]) -> str:
         return f"({self._column(steps, 'id')} IS NOT NULL)"
+
+
+@contextmanager
+def _located(option: str, query: Query, *, nested: bool) -> Iterator[None]:
+    """Let a fault say in which option it is; inside `$expand` positions count in the text of the outermost."""
+    try:
+        yield
+    except Fault as fault:
+        if nested:
+            raise
+        raise fault.in_text(option, query.texts[option]) from None
 
 
 def _id_parameter(step: Step) -> str:
