@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias, cast
 
 import typer
 
@@ -100,7 +100,8 @@ def run(
     try:
         settings = Settings.load(data=data).replaced(**{k: v for k, v in changes.items() if v is not None})
         start_logging(settings.log_level, service=service)
-        code = asyncio.run(_until_stopped(work(settings)))
+        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            code = runner.run(_until_stopped(work(settings)))
     except ConfigurationError as error:
         typer.echo(f"citylab {service}: {error}", err=True)
         raise typer.Exit(2) from None
@@ -122,6 +123,13 @@ def _one_of(service: str, group: BaseExceptionGroup[BaseException]) -> BaseExcep
         first = first.exceptions[0]
     typer.echo(f"citylab {service}: {first}", err=True)
     return typer.Exit(2 if isinstance(first, ConfigurationError) else 1)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where the platform has brought it."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", importlib.import_module("uvloop").new_event_loop)
 
 
 async def _until_stopped(work: Coroutine[Any, Any, int | None]) -> int | None:

@@ -92,7 +92,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     statement_seconds: Annotated[
         float, _about("How long a query of the API may take, in seconds."), msgspec.Meta(gt=0, le=3_600)
     ] = 30.0
-    api_workers: Annotated[int, _about("Processes of the API."), msgspec.Meta(ge=1, le=64)] = 1
     grafana_url: Annotated[str, _about("Grafana's address, as http://[user:password@]host:port.")] = ""
     grafana_token: Annotated[
         str, _about("A token of a Grafana service account, instead of user and password.")

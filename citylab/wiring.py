@@ -12,7 +12,7 @@ import structlog
 
 from citylab.errors import ConfigurationError, Unavailable
 from citylab.model import Will
-from citylab.ports import BrokerConnection, EventLog, Store
+from citylab.ports import BrokerConnection, EntityWrites, EventLog, Store
 from citylab.settings import Settings, redacted
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ def store_url(settings: Settings) -> str:
             " postgresql://user:password@host:port/database"
         )
     return settings.store_url
+
+
+def entity_writes() -> EntityWrites:
+    """What writes entities into the store."""
+    from citylab.adapters import entity_writes as writes  # noqa: PLC0415
+
+    return writes
 
 
 async def migrate(settings: Settings) -> "Sequence[str]":

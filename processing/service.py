@@ -87,6 +87,8 @@ class Processing:
                 await work()
                 return
             except Unavailable as error:
+                if not error.retry_after:  # two transactions met: the other is done, so now it is our turn
+                    continue
                 if asyncio.get_running_loop().time() - began > 30:
                     delay = 0.2
                 if name not in self.figures.problems:

@@ -128,9 +128,11 @@ class Watch:
                 self.processes[service.name] = psutil.Process(service.child.pid)
         for name, pid in city.engines.items():
             self.processes[name] = psutil.Process(pid)
-        for name, url in (("broker", city.settings.broker_url), ("log", city.settings.log_url), ("store", city.settings.store_url)):  # fmt: skip
-            if name not in self.processes and (pid := _listening_on(urlsplit(url).port)):
-                self.processes[name] = psutil.Process(pid)
+        settings = city.settings
+        for name, url in (("broker", settings.broker_url), ("log", settings.log_url), ("store", settings.store_url)):
+            found = None if name in self.processes else _listening_on(urlsplit(url).port)
+            if found:
+                self.processes[name] = psutil.Process(found)
 
     def seconds(self) -> dict[str, float]:
         """User and system time so far, with that of children, alive and gone."""
@@ -238,7 +240,7 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
 async def bench_pipeline(settings: Settings, shapes: list[str], observations: int, rate: float, seconds: float, as_json: bool) -> None:  # fmt: skip
     """Measure, and print."""
     say = Console(stderr=True)
-    figures, delays = [], None
+    delays = None
     async with (
         _city(settings) as city,
         wiring.opened(wiring.store(city.settings, name="bench")) as store,
@@ -246,8 +248,7 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
     ):
         bridges = "SELECT count(*) FROM services WHERE name LIKE 'ingest %' AND (state ->> 'connected')::bool"
         await _until(store, bridges, 1, what="bridges that are connected", within=60)
-        for name in shapes:
-            figures.append(await _pipeline(city, store, name, observations, say))
+        figures = [await _pipeline(city, store, name, observations, say) for name in shapes]
         if rate:
             delays = await _delays(city, log, rate, seconds, say)
     if as_json:

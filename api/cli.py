@@ -1,0 +1,64 @@
+"""`citylab api`: the open API and the live page as a process, or several."""
+
+import uvicorn
+
+from api.app import create_app
+from api.health import health_router
+from api.live import live_router
+from api.page import page_router
+from citylab import wiring
+from citylab.cli import Data, run, single
+from citylab.ports import Store
+from citylab.settings import Settings
+
+GRACE = 2  # s that requests in hand have when the server stops
+
+
+async def _datastreams_of(store: Store, thing: int) -> list[int] | None:
+    """The ids of a Thing's Datastreams, or None when there is no such Thing."""
+    async with store.transaction(read_only=True) as transaction:
+        rows = await transaction.fetch(
+            "SELECT t.id, d.id FROM things t LEFT JOIN datastreams d ON d.thing_id = t.id WHERE t.id = %s",
+            (thing,),
+        )
+    return [datastream for _, datastream in rows if datastream is not None] if rows else None
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until told to stop."""
+    timeout = settings.statement_seconds
+    async with (
+        wiring.opened(wiring.store(settings, name="api", statement_timeout=timeout)) as store,
+        wiring.opened(wiring.event_log(settings)) as log,
+    ):
+
+        async def datastreams_of(thing: int) -> list[int] | None:
+            return await _datastreams_of(store, thing)
+
+        app = create_app(
+            store,
+            wiring.entity_writes(),
+            public_url=settings.public_url or None,
+            page_limit=settings.page_limit,
+            routers=(
+                health_router(store, is_open=settings.open),
+                live_router(log, datastreams_of),
+                page_router(),
+            ),
+        )
+        config = uvicorn.Config(
+            app, host=settings.http_host, port=settings.http_port, log_level="warning", access_log=False,
+            timeout_graceful_shutdown=GRACE, server_header=False, date_header=False, lifespan="on", http="httptools",
+        )  # fmt: skip
+        await uvicorn.Server(config).serve()
+
+
+def api(data: Data = None) -> None:
+    """Run the open API: SensorThings at /v1.1, live streams at /live, the live page at /.
+
+    Waits for a store or a log that is not there.
+    """
+    run("api", serve, data=data)
+
+
+app = single(api)

@@ -1,0 +1,187 @@
+"""`citylab replay`: a recording, sent through the broker like any gateway would, until it is in the database."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from citylab import wiring
+from citylab.cli import Data, run
+from citylab.errors import ConfigurationError, Unavailable
+from citylab.ports import Store
+from citylab.settings import Settings
+from edge.feed import Packing
+from edge.outbox import Outbox
+from simulators import drive_test, open_data_bcn
+from simulators.fleet import Counted, run_fleet
+from simulators.playback import Pace, Recording, parse_speed
+
+PACKS_AHEAD = 500  # in an outbox, unacknowledged, beyond which the file is not read on
+SAY_EVERY = 5.0  # s between lines where there is no terminal
+
+app = typer.Typer(
+    help="Send a recording through the broker like any gateway would, until it is in the database.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Speed = Annotated[
+    str,
+    typer.Option(
+        "--speed",
+        metavar="FACTOR",
+        help="1 is the recorded pace, 3600 an hour a second, max as fast as accepted.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print what was sent as JSON.")]
+
+
+class _Bar:
+    """How far the replay is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("sending", total=total)
+        self._total, self._sent, self._said = total, 0, time.monotonic()
+        self._quiet = not console.is_terminal
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def add(self, count: int) -> None:
+        """Count readings that are on their way."""
+        self._sent += count
+        self._progress.advance(self._task, count)
+        if self._quiet and time.monotonic() - self._said >= SAY_EVERY:
+            self._said = time.monotonic()
+            typer.echo(f"sent {self._sent:,} of {self._total:,} values", err=True)
+
+    def phase(self, text: str) -> None:
+        """Say what is waited for."""
+        self._progress.update(self._task, description=text)
+
+
+async def _in_the_database(store: Store, outboxes: dict[str, Outbox]) -> list[dict[str, Any]]:
+    """Return when the ledger has every pack that the outboxes numbered, with what it says of them."""
+    query = (
+        "SELECT received @> int8range(1, %s, '[]'), packs, duplicate_packs, records, stored, duplicates, rejected,"
+        " rejected_by_reason FROM ledger WHERE gateway = %s AND epoch = %s"
+    )
+    names = ("packs", "duplicate_packs", "records", "stored", "duplicates", "rejected", "rejected_by_reason")
+    found = []
+    for gateway, outbox in outboxes.items():
+        while outbox.last:
+            async with store.transaction(read_only=True) as transaction:
+                rows = await transaction.fetch(query, (outbox.last, gateway, outbox.epoch))
+            if rows and rows[0][0]:
+                found.append({"gateway": gateway} | dict(zip(names, rows[0][1:], strict=True)))
+                break
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def _replay(settings: Settings, read: Callable[[], Recording], speed: str, as_json: bool) -> int:
+    pace = Pace(parse_speed(speed))
+    recording = await asyncio.to_thread(read)
+    summary = recording.summary
+    if not as_json:
+        typer.echo("\n".join(summary.lines()))
+    async with wiring.opened(wiring.store(settings, name="replay")) as store:
+        with _Bar(summary.values) as bar:
+            drivers = {name: Counted(driver, bar.add) for name, driver in recording.drivers(pace).items()}
+            packing = Packing(most_pending=PACKS_AHEAD)
+            outboxes = await run_fleet(settings, drivers, group="replay", packing=packing)
+            bar.phase("storing")
+            said = False
+            while True:
+                try:
+                    entries = await _in_the_database(store, outboxes)
+                    break
+                except Unavailable as error:
+                    if not said:
+                        typer.echo(f"waiting: {error}", err=True)
+                    said = True
+                    await asyncio.sleep(1)
+        for outbox in outboxes.values():  # done: another replay of the file begins anew
+            async with outbox:
+                await outbox.append([], "")
+    total = {name: sum(entry[name] for entry in entries) for name in ("stored", "duplicates", "rejected")}
+    if as_json:
+        typer.echo(msgspec.json.encode({"file": summary.json(), "gateways": entries}).decode())
+    else:
+        typer.echo(
+            f"In the database: {total['stored']:,} stored, {total['duplicates']:,} were there already,"
+            f" {total['rejected']:,} rejected (since these gateways' outboxes were made)."
+        )
+        for entry in entries:
+            if entry["rejected"]:
+                typer.echo(f"  {entry['gateway']}: {entry['rejected_by_reason']}")
+    return 0
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not a file that can be read")
+    return path
+
+
+@app.command("open-data-bcn")
+def replay_open_data_bcn(
+    file: Annotated[Path, typer.Argument(help="Open Data BCN's hourly air quality, as CSV.")],
+    stations: Annotated[
+        Path | None,
+        typer.Option(help="A CSV of stations (station,name,longitude,latitude) instead of the known ones."),
+    ] = None,
+    speed: Speed = "1",
+    json: Json = False,
+    data: Data = None,
+) -> None:
+    """Replay Barcelona's air quality: a gateway a station, a datastream a pollutant, a value an hour.
+
+    Ends when the ledger says that everything is in the database. Interrupted, it goes on where it was; replayed again,
+    it changes nothing.
+    """
+
+    def read() -> Recording:
+        known = open_data_bcn.read_stations(_file(stations)) if stations else open_data_bcn.STATIONS
+        return open_data_bcn.read(_file(file), stations=known)
+
+    run("replay", lambda settings: _replay(settings, read, speed, json), data=data)
+
+
+@app.command("drive-test")
+def replay_drive_test(
+    file: Annotated[Path, typer.Argument(help="A 5G drive test, as CSV.")],
+    location: Annotated[
+        str | None,
+        typer.Option(metavar="LON,LAT", help="Where it was recorded: the file does not say. Default: Cork."),
+    ] = None,
+    speed: Speed = "1",
+    json: Json = False,
+    data: Data = None,
+) -> None:
+    """Replay a 5G drive test: one gateway, a datastream a column, a row every three seconds.
+
+    Ends when the ledger says that everything is in the database. Interrupted, it goes on where it was; replayed again,
+    it changes nothing.
+    """
+
+    def read() -> Recording:
+        return drive_test.read(
+            _file(file), location=drive_test.parse_location(location) if location else None
+        )
+
+    run("replay", lambda settings: _replay(settings, read, speed, json), data=data)
