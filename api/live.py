@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from api.live_events import joined, message, observations
 from api.live_feed import Feed
+from api.sensorthings.errors import body
 from citylab.columns import Int64
 from citylab.errors import Unavailable
 from citylab.ports import EventLog
@@ -65,17 +66,15 @@ class LiveRouter(APIRouter):
         try:
             asked = _Asked.of(request)
         except ValueError as error:
-            return _refusal(400, "BadRequest", str(error))
+            return _refusal(400, str(error))
         if self._clients >= _MOST_CLIENTS:
-            return _refusal(
-                503, "Unavailable", f"{_MOST_CLIENTS} clients are connected to this process; try again later"
-            )
+            return _refusal(503, f"{_MOST_CLIENTS} clients are connected to this process; try again later")
         try:
             datastreams = await self._resolve(asked)
         except Unavailable as error:
-            return _refusal(503, "Unavailable", str(error), retry_after=error.retry_after)
+            return _refusal(503, str(error), retry_after=error.retry_after)
         if datastreams is None:
-            return _refusal(404, "NotFound", f"there is no Thing with id {asked.thing}")
+            return _refusal(404, f"there is no Thing with id {asked.thing}")
         return StreamingResponse(
             self._stream(asked, datastreams),
             media_type="text/event-stream",
@@ -279,9 +278,9 @@ def _id(name: str, text: str) -> int:
     return int(text)
 
 
-def _refusal(status: int, kind: str, text: str, *, retry_after: float | None = None) -> Response:
+def _refusal(status: int, text: str, *, retry_after: float | None = None) -> Response:
     headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
-    return JSONResponse({"code": status, "type": kind, "message": text}, status, headers)
+    return Response(body(status, text), status, headers, "application/json")
 
 
 def _parameter(name: str, place: str, description: str) -> dict[str, Any]:

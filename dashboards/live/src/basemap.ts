@@ -11,7 +11,7 @@ export interface Line {
 
 export const SEA = coast as unknown as GeoJSON.FeatureCollection<GeoJSON.Polygon>;
 
-export const CREDIT = "Sea © OpenStreetMap contributors (ODbL) · Barcelona’s avenues sketched by hand";
+export const CREDIT = "Sea © OpenStreetMap contributors · avenues sketched by hand";
 
 /** Barcelona's avenues, drawn by hand to find one's way by. They are not surveyed. */
 export const AVENUES: Line[] = [

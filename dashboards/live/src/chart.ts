@@ -85,7 +85,8 @@ export class Chart {
   }
 
   private options(width: number, height: number): uPlot.Options {
-    const font = `${inPixels(0.72)}px "Inter Variable", sans-serif`;
+    // Whole pixels: uPlot scales the number that it finds before "px" to the screen's.
+    const font = `${Math.round(inPixels(0.72))}px "Inter Variable", sans-serif`;
     const axis: uPlot.Axis = {
       stroke: token("--ink-3"),
       font,
@@ -194,7 +195,7 @@ export class Chart {
     this.tip.replaceChildren(
       h("b", {}, `${valueText(value)} ${this.view!.unit}`.trim()),
       h("span", {}, localText(time)),
-      h("span", {}, utcText(Math.round(time))),
+      h("span", { class: "utc" }, utcText(Math.round(time))),
     );
     if (flag) this.tip.append(h("span", { class: `flag ${flag}` }, flag));
     this.tip.hidden = false;

@@ -295,7 +295,7 @@ export class Detail {
       ...rows.map((row) =>
         h(
           "tr", row.flag === "bad" || row.flag === "suspect" ? { class: row.flag } : {},
-          h("td", {}, localText(row.time)), h("td", {}, utcText(row.time)),
+          h("td", {}, localText(row.time)), h("td", { class: "utc" }, utcText(row.time)),
           h("td", { class: "number" }, valueText(row.result)), h("td", {}, row.flag ?? ""),
         ),
       ),

@@ -63,7 +63,7 @@ export class Header {
     let title = "Citylab";
     if (this.connection === "reconnecting" || this.health?.answers === false) title = "⚠ No connection · Citylab";
     else if (checks) title = `⚠ ${this.troubles()[0]!.name} unwell · Citylab`;
-    else if (things) title = `(${things}) ${things === 1 ? "thing" : "things"} unwell · Citylab`;
+    else if (things) title = `${things} ${things === 1 ? "thing" : "things"} unwell · Citylab`;
     if (document.title !== title) document.title = title;
   }
 

@@ -56,7 +56,7 @@ function drawPlaces(): void {
     if (!thing.place) continue;
     places.push({ id: thing.id, name: thing.name, at: thing.place, state: city.stateOfThing(thing), faint: !list.has(thing) });
   }
-  map?.show(places);
+  map?.show(places, city.complete);
   const lost = city.things.size - places.length;
   byId("unplaced").hidden = lost === 0;
   byId("unplaced").textContent = lost === 1 ? "1 thing has no place on the map" : `${lost} things have no place on the map`;
@@ -214,6 +214,7 @@ setInterval(refetch, REFETCH_PERIOD);
 
 watchHealth((health) => {
   broker = health.broker;
+  if (document.body.classList.contains("empty")) invite(broker);
   city.offline = new Set(health.offlineThings);
   // A connection can be dead without knowing it; when the platform answers again, begin anew.
   if (health.answers && !answered) live?.reopen();

@@ -20,7 +20,8 @@ export interface Place {
 }
 
 export interface CityMap {
-  show(places: Place[]): void;
+  /** Draw these; `complete` once they are all, which is when the map fits itself to them for the last time. */
+  show(places: Place[], complete: boolean): void;
   select(id: number | null, fly: boolean): void;
 }
 
@@ -32,7 +33,9 @@ export class GlMap implements CityMap {
   private places: Place[] = [];
   private selected: number | null = null;
   private ready = false;
-  private fitted = false;
+  private fitted: "no" | "to some" | "to all" = "no";
+  private moved = false;
+  private readonly narrow = matchMedia("(max-width: 60rem)").matches;
   private readonly still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   constructor(container: HTMLElement, chosen: (id: number) => void) {
@@ -50,11 +53,11 @@ export class GlMap implements CityMap {
       touchPitch: false,
       fadeDuration: 0,
       // On a phone one finger scrolls the page.
-      cooperativeGestures: matchMedia("(max-width: 60rem)").matches,
+      cooperativeGestures: this.narrow,
       localIdeographFontFamily: '"Inter Variable", sans-serif',
     });
     this.map.touchZoomRotate.disableRotation();
-    this.map.addControl(new AttributionControl({ compact: true, customAttribution: CREDIT }), "bottom-right");
+    this.map.addControl(new AttributionControl({ compact: this.narrow, customAttribution: CREDIT }), "bottom-right");
     this.map.addControl(new ScaleControl({ maxWidth: inPixels(7) }), "bottom-left");
     this.map.addControl(new NavigationControl({ showCompass: false }), "top-right");
     this.map.addControl(new FitControl(() => this.fit(true)), "top-right");
@@ -64,7 +67,9 @@ export class GlMap implements CityMap {
       this.ready = true;
       this.addIcons();
       this.draw();
+      container.querySelector(".maplibregl-compact-show")?.classList.remove("maplibregl-compact-show");
     });
+    this.map.on("movestart", (event) => (this.moved ||= "originalEvent" in event && event.originalEvent !== undefined));
     this.map.on("moveend", () => this.drawGrid());
     this.map.on("resize", () => this.drawGrid());
     for (const layer of ["things", "names"]) {
@@ -96,13 +101,13 @@ export class GlMap implements CityMap {
     });
   }
 
-  show(places: Place[]): void {
+  show(places: Place[], complete: boolean): void {
     this.places = places;
     if (this.ready) this.draw();
-    if (!this.fitted && places.length) {
-      this.fit(false);
-      this.fitted = true;
-    }
+    if (!places.length || this.fitted === "to all") return;
+    // Not under the hands of somebody who has moved the map meanwhile.
+    if (this.fitted === "no" || (complete && !this.moved)) this.fit(false);
+    this.fitted = complete ? "to all" : "to some";
   }
 
   select(id: number | null, fly: boolean): void {
@@ -110,7 +115,8 @@ export class GlMap implements CityMap {
     if (this.ready) this.drawSelected();
     const place = this.places.find((one) => one.id === id);
     if (!place || !fly) return;
-    const zoom = Math.max(this.map.getZoom(), 13.2);
+    this.moved = true;
+    const zoom = Math.max(this.map.getZoom(), 12.8);
     if (this.still) this.map.jumpTo({ center: place.at, zoom });
     else this.map.flyTo({ center: place.at, zoom, duration: 900, essential: false });
   }
@@ -242,25 +248,26 @@ function style(): StyleSpecification {
           "circle-stroke-color": token("--accent"), "circle-stroke-width": 2.2 * scale,
         },
       },
-      {
-        id: "things", type: "symbol", source: "things",
-        layout: {
-          "icon-image": ["get", "icon"], "icon-allow-overlap": true, "icon-ignore-placement": false,
-          "symbol-sort-key": ["get", "rank"],
-        },
-        paint: { "icon-opacity": faint(1) },
-      },
+      // Marks lie above names and are placed first, so that no name covers a mark.
       {
         id: "names", type: "symbol", source: "things",
         layout: {
           "text-field": ["get", "name"], "text-font": FONT, "text-size": 12 * scale, "text-max-width": 11,
-          "text-variable-anchor": ["top", "bottom", "left", "right"], "text-radial-offset": 0.95,
-          "text-justify": "auto", "symbol-sort-key": ["-", ["get", "rank"]], "text-padding": 3,
+          "text-variable-anchor": ["top", "bottom", "left", "right"], "text-radial-offset": 1.2,
+          "text-justify": "auto", "symbol-sort-key": ["-", ["get", "rank"]], "text-padding": 1,
         },
         paint: {
           "text-color": token("--ink"), "text-halo-color": token("--land"), "text-halo-width": 1.6,
           "text-opacity": faint(1),
         },
+      },
+      {
+        id: "things", type: "symbol", source: "things",
+        layout: {
+          "icon-image": ["get", "icon"], "icon-allow-overlap": true, "icon-padding": 0,
+          "symbol-sort-key": ["get", "rank"],
+        },
+        paint: { "icon-opacity": faint(1) },
       },
     ],
   };
