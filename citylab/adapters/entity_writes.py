@@ -57,8 +57,6 @@ async def lock_catalogue(transaction: Transaction, *, exclusive: bool) -> None:
     """Keep streams and Locations from changing until the transaction ends; exclusive: in order to change them."""
     shared = "" if exclusive else "_shared"
     await transaction.fetch(f"SELECT pg_advisory_xact_lock{shared}(%s)", (CATALOGUE_LOCK,))
-    if exclusive:
-        await transaction.execute("UPDATE catalogue SET version = version + 1")
 
 
 async def require(transaction: Transaction, entity_type: EntityType, ids: Iterable[int]) -> None:

@@ -44,7 +44,9 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     if write.published:
         await connection.execute("DELETE FROM pending_updates WHERE id = ANY(%s)", (list(write.published),))
     rows = write.rows
-    order = np.lexsort((rows.time, rows.datastream))  # stable: the first by (partition, offset, record) stands
+    order = np.lexsort(
+        (rows.time, rows.datastream)
+    )  # stable: the first by (partition, offset, record) stands
     rows, receipt, record = rows.take(order), write.receipt[order], write.record[order]
     stored = np.zeros(len(rows), np.bool_)
     conflict = np.zeros(len(rows), np.bool_)
