@@ -10,7 +10,7 @@ from rich.table import Table
 
 from citylab import wiring
 from citylab.cli import Data, run, single
-from citylab.errors import CitylabError
+from citylab.errors import CitylabError, ConfigurationError
 from citylab.model import Topic
 from citylab.settings import CITY_FILE, Settings
 
@@ -25,6 +25,9 @@ async def _broker(settings: Settings) -> str:
 
 
 async def _log(settings: Settings) -> str:
+    folder = settings.data / "log"
+    if settings.log_url == "sqlite:" and not folder.exists():
+        raise ConfigurationError(f"there is no city in {settings.data} yet: start one with `citylab up`")
     async with wiring.event_log(settings) as log:
         ends = await log.ends(Topic.PACKS)
     durable = (

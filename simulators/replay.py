@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self, TypeVar
 
 import msgspec
 import typer
@@ -21,6 +22,8 @@ from edge.outbox import Outbox
 from simulators import drive_test, open_data_bcn
 from simulators.fleet import Counted, run_fleet
 from simulators.playback import Pace, Recording, parse_speed
+
+T = TypeVar("T")
 
 PACKS_AHEAD = 500  # in an outbox, unacknowledged, beyond which the file is not read on
 SAY_EVERY = 5.0  # s between lines where there is no terminal
@@ -74,23 +77,42 @@ class _Bar:
         self._progress.update(self._task, description=text)
 
 
-async def _in_the_database(store: Store, outboxes: dict[str, Outbox]) -> list[dict[str, Any]]:
-    """Return when the ledger has every pack that the outboxes numbered, with what it says of them."""
-    query = (
-        "SELECT received @> int8range(1, %s, '[]'), packs, duplicate_packs, records, stored, duplicates, rejected,"
-        " rejected_by_reason FROM ledger WHERE gateway = %s AND epoch = %s"
-    )
-    names = ("packs", "duplicate_packs", "records", "stored", "duplicates", "rejected", "rejected_by_reason")
-    found = []
+_NAMES = ("stored", "duplicates", "rejected")
+
+
+async def _accounts(store: Store, gateways: Iterable[str]) -> Counter[str]:
+    """What the ledger has of these gateways so far: records stored, duplicates, rejected."""
+    async with store.transaction(read_only=True) as transaction:
+        ((stored, duplicates, rejected),) = await transaction.fetch(
+            "SELECT coalesce(sum(stored), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,"
+            " coalesce(sum(rejected), 0)::bigint FROM ledger WHERE gateway = ANY(%s)",
+            (list(gateways),),
+        )
+    return Counter(dict(zip(_NAMES, (stored, duplicates, rejected), strict=True)))
+
+
+async def _until_stored(store: Store, outboxes: Mapping[str, Outbox]) -> None:
+    """Return when the ledger has every pack that the outboxes numbered."""
+    query = "SELECT received @> int8range(1, %s, '[]') FROM ledger WHERE gateway = %s AND epoch = %s"
     for gateway, outbox in outboxes.items():
         while outbox.last:
             async with store.transaction(read_only=True) as transaction:
-                rows = await transaction.fetch(query, (outbox.last, gateway, outbox.epoch))
-            if rows and rows[0][0]:
-                found.append({"gateway": gateway} | dict(zip(names, rows[0][1:], strict=True)))
-                break
+                if (True,) in await transaction.fetch(query, (outbox.last, gateway, outbox.epoch)):
+                    break
             await asyncio.sleep(0.1)
-    return found
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store again while it does not answer; say so once."""
+    said = False
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            if not said:
+                typer.echo(f"waiting: {error}", err=True)
+            said = True
+            await asyncio.sleep(1)
 
 
 async def _replay(settings: Settings, read: Callable[[], Recording], speed: str, as_json: bool) -> int:
@@ -100,35 +122,25 @@ async def _replay(settings: Settings, read: Callable[[], Recording], speed: str,
     if not as_json:
         typer.echo("\n".join(summary.lines()))
     async with wiring.opened(wiring.store(settings, name="replay")) as store:
+        before = await _patiently(lambda: _accounts(store, recording.parts))
         with _Bar(summary.values) as bar:
             drivers = {name: Counted(driver, bar.add) for name, driver in recording.drivers(pace).items()}
             packing = Packing(most_pending=PACKS_AHEAD)
             outboxes = await run_fleet(settings, drivers, group="replay", packing=packing)
             bar.phase("storing")
-            said = False
-            while True:
-                try:
-                    entries = await _in_the_database(store, outboxes)
-                    break
-                except Unavailable as error:
-                    if not said:
-                        typer.echo(f"waiting: {error}", err=True)
-                    said = True
-                    await asyncio.sleep(1)
-        for outbox in outboxes.values():  # done: another replay of the file begins anew
-            async with outbox:
-                await outbox.append([], "")
-    total = {name: sum(entry[name] for entry in entries) for name in ("stored", "duplicates", "rejected")}
+            await _patiently(lambda: _until_stored(store, outboxes))
+        after = await _patiently(lambda: _accounts(store, recording.parts))
+    for outbox in outboxes.values():  # done: another replay of the file begins anew
+        async with outbox:
+            await outbox.append([], "")
+    became = {name: after[name] - before[name] for name in _NAMES}
     if as_json:
-        typer.echo(msgspec.json.encode({"file": summary.json(), "gateways": entries}).decode())
+        typer.echo(msgspec.json.encode({"file": summary.json(), **became}).decode())
     else:
         typer.echo(
-            f"In the database: {total['stored']:,} stored, {total['duplicates']:,} were there already,"
-            f" {total['rejected']:,} rejected (since these gateways' outboxes were made)."
+            f"All of it is in the database: {became['stored']:,} values new, {became['duplicates']:,} there already,"
+            f" {became['rejected']:,} rejected."
         )
-        for entry in entries:
-            if entry["rejected"]:
-                typer.echo(f"  {entry['gateway']}: {entry['rejected_by_reason']}")
     return 0
 
 
