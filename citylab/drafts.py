@@ -22,7 +22,7 @@ LARGEST_ID = 2**63 - 1
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(str)
-_anything = msgspec.json.Decoder()
+_anything = msgspec.json.Decoder(float_hook=len)  # a number may be larger than a float64
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 

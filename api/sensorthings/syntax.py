@@ -28,7 +28,7 @@ LiteralValue: TypeAlias = bool | str | Micros | tuple[Micros, Micros | None] | N
 class Literal:
     """A value in the text."""
 
-    at: int
+    at: int = field(compare=False)
     kind: LiteralKind
     value: LiteralValue
 
@@ -37,7 +37,7 @@ class Literal:
 class Path:
     """Steps from an entity: names of relations, properties and JSON members; an int is the index in an array."""
 
-    at: int
+    at: int = field(compare=False)
     steps: tuple[str | int, ...]
 
 
@@ -45,7 +45,7 @@ class Path:
 class Call:
     """A function with its arguments."""
 
-    at: int
+    at: int = field(compare=False)
     name: str
     arguments: tuple["Expression", ...]
 
@@ -54,7 +54,7 @@ class Call:
 class Not:
     """Logical negation."""
 
-    at: int
+    at: int = field(compare=False)
     operand: "Expression"
 
 
@@ -62,7 +62,7 @@ class Not:
 class Binary:
     """An operator between two expressions, by its OData name."""
 
-    at: int
+    at: int = field(compare=False)
     operator: str
     left: "Expression"
     right: "Expression"
@@ -72,7 +72,7 @@ class Binary:
 class In:
     """Whether a value is one of several; a single choice may be a JSON array."""
 
-    at: int
+    at: int = field(compare=False)
     value: "Expression"
     choices: tuple["Expression", ...]
     listed: bool
@@ -82,7 +82,7 @@ class In:
 class Lambda:
     """`path/any(variable: predicate)` or `all`; without a variable whether there is any related entity."""
 
-    at: int
+    at: int = field(compare=False)
     path: Path
     every: bool
     variable: str | None
@@ -133,7 +133,7 @@ class Query:
 class Expand:
     """A relation to expand, with the options of what it leads to."""
 
-    at: int
+    at: int = field(compare=False)
     relation: str
     query: Query
 
