@@ -71,7 +71,9 @@ async def status(store: Store, batch: Batch) -> None:
             else:
                 await transaction.execute(
                     "INSERT INTO gateways (name, status, status_at) VALUES (%s, %s::jsonb, %s)"
-                    " ON CONFLICT (name) DO UPDATE SET status = excluded.status, status_at = excluded.status_at",
+                    # The last will says only that it is gone: what its outbox held stays known.
+                    " ON CONFLICT (name) DO UPDATE SET status = coalesce(gateways.status, '{}') || excluded.status,"
+                    " status_at = excluded.status_at",
                     (event.headers["gateway"], text, at),
                 )
         await transaction.save(_accounting(batch, receipts, rejections))

@@ -1,5 +1,8 @@
 """What follows from new observations: aggregates, latest values, observed areas, update messages."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 
 from citylab.adapters.pgbinary import PgArray, times
@@ -9,7 +12,7 @@ from citylab.model import HOUR, MINUTE, Quality
 from citylab.windows import fold
 
 LARGEST_AGGREGATED = 1e140  # beyond it squares overflow: counted, but not among the good
-_ROWS_PER_UPDATE = 10_000
+_ROWS_PER_UPDATE, _TEXT_PER_UPDATE = 10_000, 1 << 20
 
 
 class Facts:
@@ -220,10 +223,13 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
 async def _remember_updates(
     connection: Connection, rows: Observations, ids: Int64, source: str
 ) -> list[tuple[int, bytes]]:
-    """Write the update messages in the write's transaction; whoever appends them to the log deletes them."""
+    """Write the update messages in the write's transaction; whoever appends them to the log deletes them.
+
+    The log takes no event above 4 MiB: messages hold so many rows and so much text, and a result whose text alone is
+    longer is in the store, but in no update.
+    """
     updates = []
-    for begin in range(0, len(rows), _ROWS_PER_UPDATE):
-        part = np.arange(begin, min(begin + _ROWS_PER_UPDATE, len(rows)))
+    for part in _parts(rows):
         row = await (await connection.execute("SELECT nextval('pending_updates_id_seq')")).fetchone()
         assert row is not None
         message = encode_update(Update.of(row[0], rows.take(part), ids[part]))
@@ -233,3 +239,22 @@ async def _remember_updates(
         )
         updates.append((row[0], message))
     return updates
+
+
+def _parts(rows: Observations) -> Iterator[Int64]:
+    """Indexes of the rows of each update message."""
+    count = len(rows)
+    if rows.json is None:
+        for begin in range(0, count, _ROWS_PER_UPDATE):
+            yield np.arange(begin, min(begin + _ROWS_PER_UPDATE, count))
+        return
+    size = np.array([len(text) * 4 if text else 0 for text in rows.json], np.int64)  # of UTF-8 at most
+    fits = np.flatnonzero(size <= _TEXT_PER_UPDATE)
+    message = (
+        np.maximum(np.cumsum(size[fits]) // _TEXT_PER_UPDATE, 0) * count
+        + np.arange(len(fits)) // _ROWS_PER_UPDATE
+    )
+    for begin, end in pairwise(
+        [*np.flatnonzero(np.r_[True, message[1:] != message[:-1]]).tolist(), len(fits)]
+    ):
+        yield fits[begin:end]

@@ -1,5 +1,6 @@
 """The one write path: whatever comes in whatever order, the tables are those of a fresh computation."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -198,6 +199,22 @@ async def test_the_update_message_says_what_was_stored(store, streams):
     assert await fetch(store, "SELECT count(*) FROM pending_updates") == [(0,)]
 
 
+async def test_long_texts_are_spread_over_updates_that_the_log_takes(store, streams):
+    texts = [f'"{"x" * 200_000}"'] * 12 + [f'"{"y" * 2_000_000}"', '"z"']
+    n = len(texts)
+    batch = Observations(
+        datastream=np.full(n, streams[0]), time=T0 + np.arange(n), number=np.full(n, np.nan),
+        quality=np.zeros(n, np.int8), feature=np.ones(n, np.int64), json=texts,
+    )  # fmt: skip
+
+    saved = await store.save(await write(store, batch))
+
+    assert saved.stored == n
+    assert all(len(message) < 4 << 20 for _, message in saved.updates)
+    told = [text for _, message in saved.updates for text in decode_update(message).rows()[0].json]
+    assert told == [text for text in texts if len(text) < 1_000_000]
+
+
 async def test_huge_values_do_not_stop_the_aggregates(store, streams):
     await store.save(await write(store, rows([(streams[0], T0, 1e308), (streams[0], T0 + 1, -1e308)])))
     await store.save(await write(store, rows([(streams[0], T0 + 2, 2.0)]), seq=2))
@@ -239,7 +256,7 @@ async def _any_order(url, values, cuts, order) -> None:
         shuffled = list(values)
         order.shuffle(shuffled)
         edges = sorted({0, len(shuffled), *(c for c in cuts if c < len(shuffled))})
-        for seq, (a, b) in enumerate(zip(edges, edges[1:], strict=False), start=1):
+        for seq, (a, b) in enumerate(itertools.pairwise(edges), start=1):
             part = [*shuffled[a:b], *shuffled[max(0, a - 3) : a]]  # and some of what came before, again
             batch = rows([(streams[s], t, v) for s, t, v, _ in part], [q for *_, q in part])
             await store.save(await write(store, batch, seq=seq))
