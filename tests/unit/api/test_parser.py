@@ -129,6 +129,15 @@ def test_options_written_into_a_link_read_the_same(text):
     assert read_query(write_query(query.options())) == query
 
 
+def refusal(query):
+    """The status with which a query string is refused, None if it is not."""
+    try:
+        read_query(query)
+    except RequestError as error:
+        return error.status
+    return None
+
+
 def test_a_plus_is_a_space_and_everything_may_be_encoded():
     assert read_query("%24filter=a+eq+%271%2B1%27") == read_query("$filter=a eq '1%2B1'")
     assert read_query("&$top=1&&").top == 1
