@@ -154,9 +154,10 @@ async def test_the_fence_drops_a_batch_that_another_worker_has_committed(store, 
     span = Span(Topic.PACKS, 0, START, after)
     await store.save(await write(store, rows([(streams[0], T0, 1.0)]), spans=[span]))
 
+    late = Span(Topic.PACKS, 0, Position(5, b"x"), Position(11, b"y"))
+    dropped = await write(store, rows([(streams[0], T0 + 1, 1.0)]), spans=[late])
     with pytest.raises(PositionMoved):
-        late = Span(Topic.PACKS, 0, Position(5, b"x"), Position(11, b"y"))
-        await store.save(await write(store, rows([(streams[0], T0 + 1, 1.0)]), spans=[late]))
+        await store.save(dropped)
 
     assert await store.positions(Topic.PACKS) == {0: after}
     assert await fetch(store, "SELECT count(*) FROM observations") == [(1,)]
