@@ -15,6 +15,7 @@ export class Header {
   private lostAt: number | null = null;
   private log: string | null = null;
   private loading: string | null = null;
+  private unwellThings = 0;
   private readonly rates: number[] = [];
 
   setHealth(health: Health): void {
@@ -53,12 +54,13 @@ export class Header {
       .filter((state) => counts[state])
       .map((state) => `${counts[state]} ${SHORT[state]}`);
     setText(byId("figure-unwell"), bits.join(" · "));
-    const unwell = counts.silent + counts.suspect + counts.offline;
-    this.title(unwell);
+    this.unwellThings = counts.silent + counts.suspect + counts.offline;
+    this.title();
   }
 
   /** What the tab says; unwell things and checks come first. */
-  private title(things: number): void {
+  private title(): void {
+    const things = this.unwellThings;
     const checks = this.troubles().length;
     let title = "Citylab";
     if (this.connection === "reconnecting" || this.health?.answers === false) title = "⚠ No connection · Citylab";
@@ -77,6 +79,7 @@ export class Header {
     setText(byId("figure-offline"), off ? `${number(off)} offline` : health?.gateways ? "online" : "");
     byId("figure-offline").classList.toggle("bad", off > 0);
     this.drawTrace();
+    this.title();
 
     const pill = byId("connection");
     const down = this.connection !== "live" || health?.answers === false;

@@ -173,17 +173,24 @@ async function makeMap(): Promise<void> {
     const thing = city.things.get(id);
     if (thing) choose(city.firstStream(thing), thing, false);
   };
+  const sketch = () => {
+    map?.remove();
+    container.replaceChildren();
+    use(new SketchMap(container, onMap));
+  };
+  const use = (made: CityMap) => {
+    map = made;
+    drawPlaces();
+    if (chosenThing !== null) map.select(chosenThing, false);
+  };
   try {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error("no WebGL");
     await document.fonts.load('12px "Inter Variable"');
     const { GlMap } = await import("./map.ts");
-    map = new GlMap(container, onMap);
+    use(new GlMap(container, onMap, sketch));
   } catch {
-    container.replaceChildren();
-    map = new SketchMap(container, onMap);
+    sketch();
   }
-  drawPlaces();
-  if (chosenThing !== null) map.select(chosenThing, false);
 }
 
 let live: LiveStream | null = null;

@@ -23,6 +23,7 @@ export interface CityMap {
   /** Draw these; `complete` once they are all, which is when the map fits itself to them for the last time. */
   show(places: Place[], complete: boolean): void;
   select(id: number | null, fly: boolean): void;
+  remove(): void;
 }
 
 const EMPTY: GeoJSON.FeatureCollection = { type: "FeatureCollection", features: [] };
@@ -38,7 +39,8 @@ export class GlMap implements CityMap {
   private readonly narrow = matchMedia("(max-width: 60rem)").matches;
   private readonly still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  constructor(container: HTMLElement, chosen: (id: number) => void) {
+  /** `failed` is called when the map cannot begin: a worker that does not load, WebGL that gives up. */
+  constructor(container: HTMLElement, chosen: (id: number) => void, failed: () => void) {
     setWorkerUrl(new URL("/static/maplibre-gl-worker.js", location.href).href);
     this.map = new MapLibreMap({
       container,
@@ -63,7 +65,14 @@ export class GlMap implements CityMap {
     this.map.addControl(new FitControl(() => this.fit(true)), "top-right");
     this.map.getCanvas().setAttribute("aria-label", "Map of the things; the list beside it has the same in words");
 
+    let began = false;
+    this.map.on("error", (event) => {
+      if (began) console.warn(event.error.message);
+      else failed();
+    });
     this.map.on("load", () => {
+      began = true;
+      container.dataset["drawn"] = "map";
       this.ready = true;
       this.addIcons();
       this.draw();
@@ -119,6 +128,11 @@ export class GlMap implements CityMap {
     const zoom = Math.max(this.map.getZoom(), 12.8);
     if (this.still) this.map.jumpTo({ center: place.at, zoom });
     else this.map.flyTo({ center: place.at, zoom, duration: 900, essential: false });
+  }
+
+  remove(): void {
+    this.ready = false;
+    this.map.remove();
   }
 
   private fit(animate: boolean): void {

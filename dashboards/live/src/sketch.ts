@@ -29,6 +29,10 @@ export class SketchMap implements CityMap {
     this.draw();
   }
 
+  remove(): void {
+    this.container.replaceChildren();
+  }
+
   private draw(): void {
     const { width, height } = this.container.getBoundingClientRect();
     if (!width || !height) return;
@@ -56,7 +60,7 @@ export class SketchMap implements CityMap {
         mark.addEventListener("click", () => this.chosen(place.id));
         return mark;
       });
-    const note = h("p", { class: "credit" }, `A still drawing: this browser has no WebGL. ${CREDIT}`);
+    const note = h("p", { class: "credit" }, `A still drawing, as there is no WebGL here. ${CREDIT}`);
     this.container.replaceChildren(drawing, ...marks, note);
   }
 }
