@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -290,7 +290,30 @@ def up(
     Engines whose URL is not set are embedded: nothing else needs to be installed. What is in --data stays, and the
     next start goes on with it.
     """
-    run("up", lambda settings: serve(settings, simulate=simulate), data=data, http_port=port)
+    with _terminal_of_our_own():
+        run("up", lambda settings: serve(settings, simulate=simulate), data=data, http_port=port)
+
+
+@contextmanager
+def _terminal_of_our_own() -> Iterator[None]:
+    """Under `make demo`, take a Ctrl-C for ourselves: make would take it as its own failure, whatever we exit with."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR) if "MAKELEVEL" in os.environ else None
+    except OSError:
+        terminal = None
+    if terminal is None:
+        yield
+        return
+    group = os.getpgrp()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or giving the terminal back would stop us
+    try:
+        if os.tcgetpgrp(terminal) == group:
+            os.setpgid(0, 0)
+            os.tcsetpgrp(terminal, os.getpgrp())
+        yield
+    finally:
+        os.tcsetpgrp(terminal, group)
+        os.close(terminal)
 
 
 app = single(up)
