@@ -96,7 +96,7 @@ class City:
         logs.mkdir(exist_ok=True)
         async with AsyncExitStack() as stack:
             stack.enter_context(_alone(data))
-            _check_port(self.settings)
+            self.settings = _with_port(self.settings)
             self.settings = await _start_engines(self, stack)
             await _migrate(self.settings)
             _write_addresses(self.settings)
@@ -134,13 +134,15 @@ class _alone:  # noqa: N801 -- reads as a word in `with`
         self.file.close()
 
 
-def _check_port(settings: Settings) -> None:
+def _with_port(settings: Settings) -> Settings:
+    """The settings with a port that is free; 0 asks for any. Raises `ConfigurationError` when the one named is not."""
     if settings.http_host not in {"127.0.0.1", "::1", "localhost"} and not settings.open:
         raise ConfigurationError(
             f"CITYLAB_HTTP_HOST={settings.http_host} would open the city to others, and nothing asks for credentials yet:"
             " set CITYLAB_OPEN=1 if that is meant"
         )
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.http_host, settings.http_port))
@@ -149,6 +151,7 @@ def _check_port(settings: Settings) -> None:
                 f"port {settings.http_port} on {settings.http_host} cannot be used ({error.strerror}):"
                 " stop what uses it, or choose another with --port"
             ) from None
+        return settings.replaced(http_port=probe.getsockname()[1])
 
 
 async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
