@@ -162,7 +162,7 @@ def _take_ports(*wanted: int) -> list[int]:
             except OSError as error:
                 raise ConfigurationError(
                     f"the embedded MQTT broker cannot listen on {HOST}:{port}: {error.strerror}."
-                    " Does another broker run there? Stop it, or use it: CITYLAB_BROKER_URL=mqtt://host:port"
+                    " Does another broker run there? Stop it, use it (CITYLAB_BROKER_URL=mqtt://host:port), or take another port (CITYLAB_MQTT_PORT)"
                 ) from error
             taken.append(probe.getsockname()[1])
         return taken
