@@ -129,7 +129,7 @@ def _small(number: str) -> str:
 
 
 def _boolean(sql: str) -> Callable[..., Value]:
-    return lambda *texts: Boolean(True, sql.format(*texts))
+    return lambda *texts: Boolean(True, f"({sql.format(*texts)})")
 
 
 def _text(sql: str) -> Callable[..., Value]:

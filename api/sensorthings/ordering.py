@@ -15,7 +15,7 @@ import msgspec
 from api.sensorthings.errors import Fault, RequestError
 from api.sensorthings.expressions import Scope
 from api.sensorthings.rows import Row
-from api.sensorthings.syntax import OrderKey
+from api.sensorthings.syntax import Literal, OrderKey
 from api.sensorthings.values import Boolean, Duration, Json, Number, Parameters, Result, Text, Time, Value
 
 
@@ -39,10 +39,12 @@ def order_of(row: Row, keys: Sequence[OrderKey]) -> list[Key]:
     scope = Scope(row)
     order: list[Key] = []
     for key in keys:
+        if isinstance(key.expression, Literal):
+            raise Fault(key.expression.at, "an order needs a property")
         value = scope.value(key.expression)
         if scope.any_of.rows:
             raise Fault(key.expression.at, "an order cannot follow a relation to several entities")
-        order += _keys_of(value, key)
+        order += [k for k in _keys_of(value, key) if k.sql.strip("()") not in _CONSTANTS]
     # The rest goes in the same direction, so that one index serves both.
     descending = bool(order) and order[-1].descending
     given = {k.sql for k in order}
@@ -54,6 +56,7 @@ def order_of(row: Row, keys: Sequence[OrderKey]) -> list[Key]:
 
 
 _CASTS = {"phenomenon_time": "timestamptz"}
+_CONSTANTS = {"TRUE", "FALSE"}  # they order nothing, and PostgreSQL refuses them
 
 
 def _keys_of(value: Value, key: OrderKey) -> list[Key]:
