@@ -1,10 +1,12 @@
 """`citylab api`: the open API and the live page as a process, or several."""
 
+import socket
+
 import uvicorn
 
 from api.app import create_app
 from api.health import health_router
-from api.live import live_router
+from api.live import LiveRouter, live_router
 from api.page import page_router
 from citylab import wiring
 from citylab.cli import Data, run, single
@@ -24,6 +26,19 @@ async def _datastreams_of(store: Store, thing: int) -> list[int] | None:
     return [datastream for _, datastream in rows if datastream is not None] if rows else None
 
 
+class Server(uvicorn.Server):
+    """Ends the live streams before it waits for open responses, which they would be for ever."""
+
+    def __init__(self, config: uvicorn.Config, live: LiveRouter) -> None:
+        super().__init__(config)
+        self._live = live
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._live.close()
+        await super().shutdown(sockets)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until told to stop."""
     timeout = settings.statement_seconds
@@ -35,6 +50,7 @@ async def serve(settings: Settings) -> None:
         async def datastreams_of(thing: int) -> list[int] | None:
             return await _datastreams_of(store, thing)
 
+        live = live_router(log, datastreams_of)
         app = create_app(
             store,
             wiring.entity_writes(),
@@ -42,15 +58,15 @@ async def serve(settings: Settings) -> None:
             page_limit=settings.page_limit,
             routers=(
                 health_router(store, is_open=settings.open),
-                live_router(log, datastreams_of),
+                live,
                 page_router(),
             ),
         )
         config = uvicorn.Config(
             app, host=settings.http_host, port=settings.http_port, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=GRACE, server_header=False, date_header=False, lifespan="on", http="httptools",
+            timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools",
         )  # fmt: skip
-        await uvicorn.Server(config).serve()
+        await Server(config, live).serve()
 
 
 def api(data: Data = None) -> None:

@@ -17,7 +17,15 @@ BRIDGE_SILENT = 15.0  # a bridge reports every five
 LAG_UNWELL = 30.0  # s that a pack waits
 
 _SERVICES = "SELECT name, state, extract(epoch FROM now() - at)::float8 FROM services ORDER BY name"
-_GATEWAYS = "SELECT count(*) FILTER (WHERE status ->> 'state' = 'online'), count(*) FROM gateways"
+# A device without an agent never says how it is: it counts as neither.
+_GATEWAYS = """
+SELECT count(*) FILTER (WHERE status ->> 'state' = 'online'), count(*) FILTER (WHERE status ->> 'state' = 'offline')
+FROM gateways
+"""
+_OFFLINE_THINGS = """
+SELECT t.id FROM things t JOIN gateways g ON g.name = t.gateway WHERE g.status ->> 'state' = 'offline'
+ORDER BY t.id LIMIT 10000
+"""
 _LEDGER = """
 SELECT gateway, sum(packs)::bigint, sum(duplicate_packs)::bigint, sum(stored)::bigint, sum(duplicates)::bigint,
     sum(rejected)::bigint, sum((SELECT coalesce(sum(upper(g) - lower(g)), 0)
@@ -35,7 +43,7 @@ class Check(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How the city is. lag in seconds; online and offline count gateways."""
+    """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things."""
 
     checks: list[Check]
     observations_per_second: float = 0.0
@@ -43,13 +51,17 @@ class Health(NamedTuple):
     waiting_events: int = 0
     online: int = 0
     offline: int = 0
+    offline_things: tuple[int, ...] = ()
 
 
 async def health(store: Store, *, is_open: bool) -> Health:
     """Look at the store and at what the services last wrote there. Raises `Unavailable`."""
     async with store.transaction(read_only=True) as transaction:
         services = await transaction.fetch(_SERVICES)
-        ((online, known),) = await transaction.fetch(_GATEWAYS)
+        ((online, offline),) = await transaction.fetch(_GATEWAYS)
+        offline_things = (
+            tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
+        )
     checks = [Check("store", ok=True, detail="answers")]
     figures: dict[str, Any] = {}
     bridges = 0
@@ -86,7 +98,8 @@ async def health(store: Store, *, is_open: bool) -> Health:
         float(figures.get("lag_seconds", 0.0)),
         int(figures.get("waiting_events", 0)),
         online,
-        known - online,
+        offline,
+        offline_things,
     )
 
 
@@ -178,7 +191,11 @@ def health_router(store: Store, *, is_open: bool = False) -> APIRouter:
             "observations_per_second": found.observations_per_second,
             "lag_seconds": found.lag_seconds,
             "waiting_events": found.waiting_events,
-            "gateways": {"online": found.online, "offline": found.offline},
+            "gateways": {
+                "online": found.online,
+                "offline": found.offline,
+                "offline_things": found.offline_things,
+            },
         }
         return Response(msgspec.json.encode(body), status, media_type="application/json")
 

@@ -87,7 +87,8 @@ export class Header {
     setAttribute(pill, "data-state", state);
     const lost = this.lostAt === null ? 0 : now() - this.lostAt;
     const since = lost > 2 * SECOND ? ` · ${ageText(lost)}` : "";
-    setText(byId("connection-text"), { live: "Live", connecting: "Connecting", reconnecting: `Reconnecting${since}` }[state]);
+    setText(byId("connection-text"), { live: "Live", connecting: "Connecting", reconnecting: "Reconnecting" }[state]);
+    setText(byId("connection-since"), state === "reconnecting" ? since : "");
 
     const troubles = this.troubles();
     const notice = byId("notice");

@@ -178,7 +178,8 @@ export class GlMap implements CityMap {
   }
 
   private addIcons(): void {
-    const ratio = Math.max(1, window.devicePixelRatio);
+    // Twice as fine as the screen: MapLibre then smooths them, wherever between two pixels they come to lie.
+    const ratio = 2 * Math.max(1, window.devicePixelRatio);
     for (const state of STATES) {
       const name = `state-${state}`;
       if (this.map.hasImage(name)) this.map.removeImage(name);
