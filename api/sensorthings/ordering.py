@@ -96,7 +96,7 @@ def token_sql(columns: Sequence[str]) -> str:
 
 def after_token(keys: Sequence[Key], token: str, parameters: Parameters) -> str:
     """The condition under which a row comes after the one that a token was made of. Raises `RequestError`."""
-    values = _read_token(token)
+    values = read_token(token)
     if len(values) != len(keys):
         raise RequestError(400, "$skiptoken: not one that this service gave out for this query")
     places = [None if v is None else parameters.add(v, k.cast) for k, v in zip(keys, values, strict=True)]
@@ -124,7 +124,8 @@ def _after(key: Key, place: str | None) -> str | None:
     return f"{key.sql} IS NOT NULL" if place is None else f"{key.sql} > {place}"
 
 
-def _read_token(token: str) -> list[str | None]:
+def read_token(token: str) -> list[str | None]:
+    """The keys in a token. Raises `RequestError`."""
     try:
         padded = token + "=" * (-len(token) % 4)
         return msgspec.json.decode(base64.urlsafe_b64decode(padded), type=list[str | None])

@@ -4,6 +4,7 @@ The database makes the JSON; what is done here for a request does not grow with 
 """
 
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from api.sensorthings.requirements import conformance
 from api.sensorthings.resource import Resource, Step, read_resource
 from api.sensorthings.statements import Compiled, Compiler
 from api.sensorthings.syntax import Query
+from api.sensorthings.windows import EXTENT, Extent
 from citylab.drafts import attach, read_draft
 from citylab.entities import SETS, EntityType
 from citylab.errors import CitylabError, Unavailable
@@ -26,6 +28,7 @@ from citylab.times import now
 
 ROOT = "/v1.1"
 LARGEST_DOCUMENT = 16 << 20  # bytes
+_EXTENT_SECONDS = 10
 _ATTEMPTS = 10  # of a transaction that met another
 _HOST = re.compile(rb"[A-Za-z0-9._~\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 _JSON = b"application/json"
@@ -71,6 +74,7 @@ class SensorThings:
         self._compiler = Compiler(visible, page=page)
         self._plans = Plans(self._compiler)
         self._clock = clock
+        self._extent: tuple[float, Extent] | None = None
         self._read_back = {t.name: self._reading(t) for t in SETS.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +108,7 @@ class SensorThings:
     async def _get(self, resource: Resource, query_string: str, base: str) -> Answer:
         plan = self._plans.plan(resource, query_string)
         async with self._store.transaction(read_only=True) as transaction:
-            rows = await transaction.fetch(plan.statement.sql, _filled(plan.statement, resource.ids, base))
+            rows = await self._fetch(transaction, plan.statement, _filled(plan.statement, resource.ids, base))
             if not rows and len(resource.steps) > 1:
                 await self._explain_nothing(transaction, resource)
         match plan.form:
@@ -117,6 +121,27 @@ class SensorThings:
         if resource.steps[-1].id is None and plan.form is Form.ENTITY:
             return Answer(204)  # a to-one relation that leads to nothing
         raise not_found(f"{_path_of(resource)} does not exist")
+
+    async def _fetch(
+        self, transaction: Transaction, statement: Compiled, parameters: dict[str, object]
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement, in wider and wider windows until its page is whole."""
+        if statement.window is None:
+            return await transaction.fetch(statement.sql, parameters)
+        rows: list[tuple[Any, ...]] = []
+        for low, high in statement.window.windows(await self._extent_now(transaction)):
+            rows = await transaction.fetch(statement.sql, parameters | {"from": low, "to": high})
+            if rows[0][1] >= statement.window.rows - statement.window.skipped:
+                break
+        return rows
+
+    async def _extent_now(self, transaction: Transaction) -> Extent:
+        """Roughly where Observations are; what is some seconds old only makes a window too narrow or too wide."""
+        moment = time.monotonic()
+        if self._extent is None or moment - self._extent[0] > _EXTENT_SECONDS:
+            (row,) = await transaction.fetch(EXTENT)
+            self._extent = moment, Extent(*row)
+        return self._extent[1]
 
     async def _explain_nothing(self, transaction: Transaction, resource: Resource) -> None:
         """Raise unless the entity before the last step exists."""
@@ -190,7 +215,7 @@ def _filled(statement: Compiled, ids: tuple[int, ...], base: str) -> dict[str, o
 
 
 def _collection(row: tuple[Any, ...], plan: Plan, resource: Resource, base: str) -> Answer:
-    entities, token, count, exists = row
+    entities, _, token, count, exists = row
     if not exists:
         raise not_found(f"{_path_of(resource)} does not exist")
     parts = [b"{"]

@@ -18,6 +18,7 @@ from api.sensorthings.ordering import after_token, order_of, token_sql
 from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
+from api.sensorthings.windows import Windowed, windowed
 from citylab.entities import DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
 from citylab.policy import Visible
 
@@ -25,10 +26,14 @@ LARGEST_PAGE = 10_000
 
 
 class Compiled(NamedTuple):
-    """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ..."""
+    """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ...
+
+    window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried.
+    """
 
     sql: str
     parameters: dict[str, object]
+    window: Windowed | None = None
 
 
 @dataclass(slots=True)
@@ -67,23 +72,37 @@ class Compiler:
         self._page = page
 
     def collection(self, resource: Resource, query: Query) -> Compiled:
-        """One row: JSON of the entities, the next page's token or null, the count or null, whether the parent exists."""
+        """A page, in one row.
+
+        JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
+        token or null, the count or null, whether the parent exists.
+        """
         statement = Statement(self._visible)
         step = resource.steps[-1]
+
+        window = None
+        if step.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
+            window = windowed(query, self.top(query))
 
         def conditions(alias: str) -> list[str]:
             return self._reached(resource.steps, alias)
 
         parts = self._collection(
-            statement, step.entity_type, query, conditions, reference=resource.reference, nested=False
+            statement,
+            step.entity_type,
+            query,
+            conditions,
+            reference=resource.reference,
+            nested=False,
+            window=window,
         )
         owner = self._owner_sql(resource.steps)
         count = self._count(statement, step, query, conditions, owner) if query.count else "NULL"
         parent = "TRUE"
         if owner is not None:
             parent = f"CASE WHEN count(*) = 0 THEN {self._exists(resource.steps[:-1])} ELSE TRUE END"
-        sql = f"SELECT {parts.entities}, {parts.token}, {count}, {parent} {parts.source}"
-        return Compiled(sql, statement.parameters.values)
+        sql = f"SELECT {parts.entities}, count(*), {parts.token}, {count}, {parent} {parts.source}"
+        return Compiled(sql, statement.parameters.values, window)
 
     def entity(self, resource: Resource, query: Query) -> Compiled:
         """One row with the entity's JSON, or none."""
@@ -133,6 +152,7 @@ class Compiler:
         *,
         reference: bool,
         nested: bool,
+        window: Windowed | None = None,
     ) -> _Parts:
         row = Row.new(statement, entity_type)
         page = _Page(row, statement.name("p"))
@@ -142,6 +162,9 @@ class Compiler:
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
+        if window:
+            column = row.column(window.column)
+            reached += [f"{column} >= %(from)s::{window.cast}", f"{column} <= %(to)s::{window.cast}"]
         with _located("$filter", query, nested=nested):
             where = self._where(row, reached, query)
         pieces, joins = self._entity_json(page, query, reference=reference, nested=nested)

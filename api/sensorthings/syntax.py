@@ -1,5 +1,6 @@
 """The syntax tree of query options (OGC 18-088 §9.3, OData 4.0 part 2 §5). Every node knows where it stands in the text."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -90,6 +91,26 @@ class Lambda:
 
 
 Expression: TypeAlias = Literal | Path | Call | Not | Binary | In | Lambda
+
+
+def walk(node: Expression) -> Iterator[Expression]:
+    """An expression and all inside it."""
+    yield node
+    match node:
+        case Call():
+            inside: tuple[Expression, ...] = node.arguments
+        case Not():
+            inside = (node.operand,)
+        case Binary():
+            inside = (node.left, node.right)
+        case In():
+            inside = (node.value, *node.choices)
+        case Lambda():
+            inside = (node.path,) if node.predicate is None else (node.path, node.predicate)
+        case _:
+            inside = ()
+    for one in inside:
+        yield from walk(one)
 
 
 @dataclass(frozen=True, slots=True)

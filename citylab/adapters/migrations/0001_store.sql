@@ -127,6 +127,7 @@ CREATE TABLE observations (
 CREATE UNIQUE INDEX observations_key ON observations (datastream_id, phenomenon_time, ordinal);
 -- Ids come from a sequence and rows arrive in its order: block ranges find one row in a few pages, at no cost a row.
 CREATE INDEX observations_by_id ON observations USING brin (id) WITH (pages_per_range = 16, autosummarize = on);
+CREATE INDEX observations_by_time ON observations USING brin (phenomenon_time) WITH (pages_per_range = 16, autosummarize = on);
 
 CREATE SEQUENCE observation_ids;
 
