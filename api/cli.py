@@ -1,6 +1,9 @@
 """`citylab api`: the open API and the live page as a process, or several."""
 
+import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -27,14 +30,29 @@ async def _datastreams_of(store: Store, thing: int) -> list[int] | None:
 
 
 class Server(uvicorn.Server):
-    """Ends the live streams before it waits for open responses, which they would be for ever."""
+    """Serves until cancelled, as every service of ours; then ends the live streams and puts everything away."""
 
     def __init__(self, config: uvicorn.Config, live: LiveRouter) -> None:
         super().__init__(config)
         self._live = live
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the command line, which cancels."""
+        yield
+
+    async def run_until_cancelled(self) -> None:
+        """Serve; when cancelled, finish what is in hand first."""
+        serving = asyncio.create_task(self.serve())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.should_exit = True
+            await serving
+            raise
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving."""
+        """Stop serving. Open responses are waited for, which live streams would be for ever."""
         self._live.close()
         await super().shutdown(sockets)
 
@@ -66,7 +84,7 @@ async def serve(settings: Settings) -> None:
             app, host=settings.http_host, port=settings.http_port, log_level="warning", access_log=False,
             timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools",
         )  # fmt: skip
-        await Server(config, live).serve()
+        await Server(config, live).run_until_cancelled()
 
 
 def api(data: Data = None) -> None:
