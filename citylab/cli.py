@@ -91,14 +91,16 @@ def run(
     work: Callable[[Settings], Coroutine[Any, Any, int | None]],
     *,
     data: Path | None = None,
+    of_running_city: bool = True,
     **changes: Any,
 ) -> None:
     """Load the settings, start logging, run until done or until SIGINT or SIGTERM; exit 0 done, 1 failed, 2 usage.
 
-    changes: settings that the command line gave; None is not given.
+    of_running_city: see `Settings.load`. changes: settings that the command line gave; None is not given.
     """
     try:
-        settings = Settings.load(data=data).replaced(**{k: v for k, v in changes.items() if v is not None})
+        settings = Settings.load(data=data, of_running_city=of_running_city)
+        settings = settings.replaced(**{k: v for k, v in changes.items() if v is not None})
         start_logging(settings.log_level, service=service)
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             code = runner.run(_until_stopped(work(settings)))

@@ -4,13 +4,14 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from dotenv import dotenv_values
 
 from citylab.errors import ConfigurationError
+from citylab.times import parse_instant
 
 PREFIX = "CITYLAB_"
 # Read by the tests and by the compose file, not by Citylab itself; known, so that nobody is told they are mistyped.
@@ -104,12 +105,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _about("The password of the role citylab_grafana; else one is drawn and kept in the city's folder."),
     ] = ""
-    log_level: Annotated[str, _about("debug, info, warning or error.")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("Which log lines are written: these and worse.")
+    ] = "info"
 
     @classmethod
-    def load(cls, environment: Mapping[str, str] | None = None, *, data: Path | None = None) -> Self:
+    def load(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        data: Path | None = None,
+        of_running_city: bool = True,
+    ) -> Self:
         """Resolve the settings. `data` is the command line's `--data`, which comes before all else.
 
+        of_running_city: whether to find a running city's engines through its folder. Who starts engines does not: after
+        a kill -9 the addresses of engines that are gone are still there.
         Raises `ConfigurationError` for an unknown variable, which names the nearest known one, and for a wrong value.
         """
         given = dict(os.environ if environment is None else environment)
@@ -127,7 +138,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             Path("/var/lib/citylab") if hasattr(os, "geteuid") and os.geteuid() == 0 else Path(".citylab")
         )
         values["data"] = Path(data or values.get("data") or default).absolute()
-        values = _of_running_city(values["data"]) | values
+        if of_running_city:
+            values = _of_running_city(values["data"]) | values
         hints = get_type_hints(cls, include_extras=True)
         for name, value in values.items():
             if name == "data":
@@ -137,7 +149,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except msgspec.ValidationError as error:
                 shown = "***" if is_secret(name) else repr(value)
                 raise ConfigurationError(f"{PREFIX}{name.upper()}={shown}: {error}") from None
-        return cls(**values)
+        settings = cls(**values)
+        try:
+            parse_instant(settings.earliest)
+        except ValueError as error:
+            raise ConfigurationError(f"{PREFIX}EARLIEST: {error}") from None
+        return settings
 
     def replaced(self, **changes: Any) -> Self:
         """The same settings but for these."""

@@ -294,7 +294,13 @@ def up(
     next start goes on with it.
     """
     with _terminal_of_our_own():
-        run("up", lambda settings: serve(settings, simulate=simulate), data=data, http_port=port)
+        run(
+            "up",
+            lambda settings: serve(settings, simulate=simulate),
+            data=data,
+            of_running_city=False,
+            http_port=port,
+        )
 
 
 @contextmanager

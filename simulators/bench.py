@@ -129,7 +129,11 @@ class Watch:
         for name, pid in city.engines.items():
             self.processes[name] = psutil.Process(pid)
         settings = city.settings
-        for name, url in (("broker", settings.broker_url), ("log", settings.log_url), ("store", settings.store_url)):
+        for name, url in (
+            ("broker", settings.broker_url),
+            ("log", settings.log_url),
+            ("store", settings.store_url),
+        ):
             found = None if name in self.processes else _listening_on(urlsplit(url).port)
             if found:
                 self.processes[name] = psutil.Process(found)
@@ -291,4 +295,8 @@ def pipeline(
     """
     if unknown := set(shape) - set(SHAPES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: a shape is one of {', '.join(SHAPES)}")
-    run("bench", lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, json))
+    run(
+        "bench",
+        lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, json),
+        of_running_city=False,  # it has a city of its own
+    )
