@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import uvicorn
 from browser.small_city import SmallCity
+from city import City, running_city
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from stores import Databases, reachable_folder
 
 from dashboards.build import build
 
@@ -154,6 +156,16 @@ class Served:
         self._server.should_exit = True
         async with asyncio.timeout(10):
             await self._serving
+
+
+@pytest.fixture(scope="module")
+def city(embedded_databases: Databases, built_page: None) -> Iterator[City]:  # noqa: ARG001
+    """A whole city, on embedded engines: the page sees nothing of them but the API."""
+    with (
+        reachable_folder() as folder,
+        running_city("embedded", folder, f"sqlite:{folder / 'log'}", embedded_databases.make()) as city,
+    ):
+        yield city
 
 
 @pytest.fixture

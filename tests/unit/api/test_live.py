@@ -1,5 +1,5 @@
 """`/live` over HTTP: who gets what, and what happens to those who are slow, late or wrong."""
-# ruff: noqa: ARG002 the port names the arguments; ASYNC110 a server tells nobody that it has started
+# ruff: noqa: ARG002, ASYNC110  # the port names the arguments; a server tells nobody that it has started
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import api.live
+from api.cli import Server
 from api.live import LiveRouter
 from api.live_feed import Feed
 from citylab.columns import Observations, Update, encode_update
@@ -96,23 +97,21 @@ class Said(NamedTuple):
     data: object
 
 
-class Server(uvicorn.Server):
-    """As an entry point of the API makes it: streams end when the server is to stop."""
-
-    live: LiveRouter
-
-    async def shutdown(self, sockets: list | None = None) -> None:
-        self.live.close()
-        await super().shutdown(sockets)
-
-
 class City:
     """A running `/live`, what is written to its log, and its clients."""
 
-    def __init__(self, log: Shelf, server: Server, things: dict[int, list[int]]) -> None:
+    def __init__(
+        self,
+        log: Shelf,
+        live: LiveRouter,
+        server: Server,
+        things: dict[int, list[int]],
+        serving: asyncio.Task[None],
+    ) -> None:
         self.log = log
-        self.server = server
+        self.live = live
         self.things = things
+        self.serving = serving
         self.http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         )
@@ -193,19 +192,19 @@ async def running(**feed_options: float) -> AsyncIterator[City]:
     live = LiveRouter(Feed(log, **feed_options), datastreams_of)
     app = FastAPI()
     app.include_router(live)
-    server = Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
-    server.live = live
-    serving = asyncio.create_task(server.serve())
+    server = Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"), live)
+    serving = asyncio.create_task(server.run_until_cancelled())
     while not server.started:
         await asyncio.sleep(0.005)
-    city = City(log, server, things)
+    city = City(log, live, server, things, serving)
     try:
         yield city
     finally:
         await city.http.aclose()
-        server.should_exit = True
+        serving.cancel()
         async with asyncio.timeout(5):
-            await serving
+            with suppress(asyncio.CancelledError):
+                await serving
 
 
 @pytest.fixture
@@ -407,7 +406,7 @@ async def test_an_unknown_thing_is_not_found(city):
 async def test_streams_end_when_the_server_is_to_stop():
     async with running() as city, city.client() as one, city.client("?datastream=1") as other:
         started = time.monotonic()
-        city.server.should_exit = True
+        city.serving.cancel()
         for client in (one, other):
             with suppress(StopAsyncIteration):
                 while True:
@@ -416,7 +415,7 @@ async def test_streams_end_when_the_server_is_to_stop():
 
 
 async def test_clients_that_leave_are_forgotten(city):
-    live = city.server.live
+    live = city.live
     async with city.client():
         assert live._feed.watchers == 1
     async with asyncio.timeout(5):
