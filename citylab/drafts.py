@@ -54,15 +54,6 @@ class Draft:
     extra: dict[str, object] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Changes:
-    """What a PATCH or a PUT sets: properties by name (None unsets), links by relation name."""
-
-    entity_type: EntityType
-    values: dict[str, Value]
-    links: dict[str, list[int]]
-
-
 def read_draft(entity_type: EntityType, document: bytes, *, parent: Relation | None = None) -> Draft:
     """Read a document in which every relation may be a link by id or a new entity, to any depth, in both directions.
 
@@ -71,30 +62,6 @@ def read_draft(entity_type: EntityType, document: bytes, *, parent: Relation | N
     Raises `Rejected` with reason `malformed` for JSON that is none, an unknown property, one that is missing.
     """
     return _draft(entity_type, _document(document), parent, nested=False, where="")
-
-
-def read_changes(entity_type: EntityType, document: bytes, *, whole: bool = False) -> Changes:
-    """Read a document of changes. Relations may be links by id only; ids and links of the entity itself are ignored.
-
-    whole: it replaces all structural properties (PUT): what it lacks is unset, and what is mandatory must be there.
-    Raises `Rejected` with reason `malformed`.
-    """
-    members = _document(document)
-    values = _values(entity_type, members, "")
-    links: dict[str, list[int]] = {}
-    for name, relation in entity_type.relations.items():
-        if name not in members or (whole and bytes(members[name]) == b"null"):
-            continue
-        targets = _targets(relation, members[name], "")
-        if inline := next((t for t in targets if isinstance(t, Draft)), None):
-            _refuse("", f"{name} must be named by @iot.id here, not a new {inline.entity_type.name}")
-        links[name] = [t for t in targets if isinstance(t, int)]
-    if whole:
-        _require(entity_type, values, "")
-        for p in entity_type.properties.values():
-            if not p.computed and not p.always:
-                values.setdefault(p.name, None)
-    return Changes(entity_type, values, links)
 
 
 def attach(draft: Draft, relation: Relation, parent: int) -> None:

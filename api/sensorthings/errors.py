@@ -63,8 +63,14 @@ def status_of(error: CitylabError) -> int:
 
 
 def message_of(error: CitylabError) -> str:
-    """What a person is told."""
-    return error.detail if isinstance(error, Rejected) else str(error)
+    """What a person is told; why an engine does not answer is for the log, not for everybody."""
+    match error:
+        case Rejected():
+            return error.detail
+        case Unavailable():
+            return f"the {error.engine} does not answer in time; try again in a moment"
+        case _:
+            return str(error)
 
 
 def body(status: int, message: str) -> bytes:

@@ -35,11 +35,6 @@ def call(name: str, arguments: list[Value], at: int) -> Value:
     return function.build(*arguments)
 
 
-def is_function(name: str) -> bool:
-    """Whether there is such a function."""
-    return name in _FUNCTIONS
-
-
 def arithmetic(operator: str, left: Value, right: Value) -> Value:
     """`add`, `sub`, `mul`, `div` (real division) or `mod` of numbers; `add` and `sub` of times and durations too."""
     if (

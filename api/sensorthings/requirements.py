@@ -1,20 +1,16 @@
 """The requirements of OGC 18-088 that hold, by their URIs; each has tests named after it in `tests/conformance`."""
 
+from citylab.entities import ENTITY_TYPES
+
 BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
 
-_ENTITIES = (
-    "thing",
-    "location",
-    "historical-location",
-    "datastream",
-    "sensor",
-    "observed-property",
-    "observation",
-    "feature-of-interest",
-)
 DATAMODEL = (
     "datamodel/entity-control-information/common-control-information",
-    *(f"datamodel/{entity}/{part}" for entity in _ENTITIES for part in ("properties", "relations")),
+    *(
+        f"datamodel/{t.requirement}/{part}"
+        for t in ENTITY_TYPES.values()
+        for part in ("properties", "relations")
+    ),
 )
 RESOURCE_PATH = ("resource-path/resource-path-to-entities",)
 REQUEST_DATA = (

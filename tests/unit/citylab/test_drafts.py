@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citylab.drafts import Draft, Result, attach, read_changes, read_draft
+from citylab.drafts import Draft, Result, attach, read_draft
 from citylab.entities import DATASTREAM, ENTITY_TYPES, OBSERVATION, SENSOR, THING
 from citylab.errors import Rejected
 
@@ -85,27 +85,6 @@ def test_the_parent_of_the_address_counts_as_named():
     draft = read_draft(OBSERVATION, b'{"result": 1, "Datastream": {"@iot.id": 6}}', parent=relation)
     with pytest.raises(Rejected):
         attach(draft, relation, 5)
-
-
-def test_changes_may_name_relations_by_id_only():
-    changes = read_changes(
-        THING, b'{"@iot.id": 9, "name": "n", "properties": null, "Locations": [{"@iot.id": 1}]}'
-    )
-    assert changes.values == {"name": "n", "properties": None}
-    assert changes.links == {"Locations": [1]}
-    with pytest.raises(Rejected):
-        read_changes(
-            THING, b'{"Locations": [{"name": "n", "description": "d", "encodingType": "e", "location": 1}]}'
-        )
-    with pytest.raises(Rejected):
-        read_changes(THING, b'{"name": null}')
-
-
-def test_a_whole_replacement_unsets_what_it_lacks():
-    changes = read_changes(THING, b'{"name": "n", "description": "d"}', whole=True)
-    assert changes.values == {"name": "n", "description": "d", "properties": None}
-    with pytest.raises(Rejected):
-        read_changes(THING, b'{"name": "n"}', whole=True)
 
 
 _JSON = st.recursive(
