@@ -16,7 +16,7 @@ import { valueText } from "./values.ts";
 
 export const RANGES: Record<string, number> = { "1h": HOUR, "24h": DAY, "7d": 7 * DAY };
 
-const MOST = 50_000; // values that are fetched for a chart
+const MOST = 70_000; // values that are fetched for a chart: a week of one every ten seconds
 const TABLE_ROWS = 200;
 
 export class Detail {

@@ -128,7 +128,7 @@ export class ThingList {
     const words = this.search.toLocaleLowerCase().split(/\s+/).filter(Boolean);
     const rank = (stream: Stream) => STATES.indexOf(this.city.stateOf(stream));
     const sorted = [...thing.streams].sort(
-      (a, b) => rank(a) - rank(b) || label(a, thing).localeCompare(label(b, thing), undefined, { numeric: true }),
+      (a, b) => rank(a) - rank(b) || shortLabel(a, thing).localeCompare(shortLabel(b, thing), undefined, { numeric: true }),
     );
     if (!words.length) return sorted;
     const fits = (text: string) => words.every((word) => text.toLocaleLowerCase().includes(word));
@@ -201,7 +201,8 @@ export class ThingList {
     const state = this.city.stateOf(stream);
     const { newest } = stream;
     setIcon(drawn.icon, state);
-    setText(drawn.name, label(stream, thing));
+    setText(drawn.name, shortLabel(stream, thing));
+    setAttribute(drawn.name, "title", stream.name);
     setText(drawn.value, newest ? valueText(newest.result) : "–");
     setText(drawn.unit, newest ? stream.unit : "");
     const age = newest ? time - newest.time : null;
@@ -267,6 +268,24 @@ const WORDS: Record<State, string> = {
 export function label(stream: Stream, thing: Thing): string {
   const twins = thing.streams.filter((other) => other.property === stream.property);
   return twins.length > 1 ? stream.name : stream.property;
+}
+
+const ROOMY = 22; // characters that a row has room for
+
+/** The same for a narrow row: where a name would be cut off, all of its thing go by their datastreams' own names. */
+export function shortLabel(stream: Stream, thing: Thing): string {
+  if (thing.streams.every((one) => label(one, thing).length <= ROOMY)) return label(stream, thing);
+  const names = new Set(thing.streams.map((one) => ownName(one, thing)));
+  return names.size === thing.streams.length && !names.has("") ? ownName(stream, thing) : label(stream, thing);
+}
+
+/** A datastream's name without the place or the thing that it repeats: `NO2, Plaça del Sol` is `NO2`. */
+function ownName(stream: Stream, thing: Thing): string {
+  let name = stream.name;
+  for (const known of [thing.name, thing.placeName]) {
+    if (known && name !== known) name = name.replace(known, "");
+  }
+  return name.replace(/^(\s|at |in |of |[,:;·|–—-])+|(\s|\bat|\bin|\bof|[,:;·|–—-])+$/g, "");
 }
 
 function make(row: Row): Drawn {

@@ -85,7 +85,7 @@ export async function* things(signal: AbortSignal): AsyncGenerator<Thing[]> {
 export async function* history(
   stream: Pick<Stream, "id" | "stamp">, start: number, end: number, most: number, signal: AbortSignal,
 ): AsyncGenerator<Observation[], boolean> {
-  const size = 5_000;
+  const size = 10_000; // the most that the API gives at once
   const within = (last: number, word: "le" | "lt") =>
     `Datastreams(${stream.id})/Observations?$select=id,phenomenonTime,result,resultQuality` +
     `&$filter=phenomenonTime ge ${instant(start)} and phenomenonTime ${word} ${instant(last)}` +

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { graticule } from "../src/basemap.ts";
 import { readHealth } from "../src/health.ts";
+import { label, shortLabel } from "../src/list.ts";
 import { here, placeOf, readObservation, readThing } from "../src/sensorthings.ts";
 import { projection } from "../src/sketch.ts";
 import { ageText, agoText, durationText, number, parseDuration, parseTime, utcText } from "../src/times.ts";
@@ -105,4 +106,21 @@ test("the drawing keeps all places in sight, north up", () => {
   const [west, south] = project([2, 41]);
   const [east, north] = project([2.2, 41.5]);
   assert.ok(west < east && north < south && west > 0 && east < 800 && north > 0 && south < 600);
+});
+
+test("a narrow row tells two long names apart", () => {
+  const stream = (id: number, name: string, property: string) => ({ "@iot.id": id, name, ObservedProperty: { name: property } });
+  const station = readThing({
+    "@iot.id": 1,
+    name: "Air-quality station, Plaça del Sol",
+    Locations: [{ name: "Plaça del Sol", location: { type: "Point", coordinates: [2, 41] } }],
+    Datastreams: [
+      stream(1, "PM10, Plaça del Sol", "Particles smaller than 10 µm"),
+      stream(2, "PM2.5 at Plaça del Sol", "Particles smaller than 2.5 µm"),
+    ],
+  });
+  assert.deepEqual(station.streams.map((one) => shortLabel(one, station)), ["PM10", "PM2.5"]);
+  assert.equal(label(station.streams[0]!, station), "Particles smaller than 10 µm");
+  const twins = readThing({ "@iot.id": 2, name: "Mast", Datastreams: [stream(3, "Wind at 10 m", "Wind"), stream(4, "Wind at 40 m", "Wind")] });
+  assert.deepEqual(twins.streams.map((one) => shortLabel(one, twins)), ["Wind at 10 m", "Wind at 40 m"]);
 });
