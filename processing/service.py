@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from citylab.errors import PositionLost, Unavailable
-from citylab.model import SECOND, Batch, Micros, NewEvent, Reason, Topic
+from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
 from citylab.ports import START, EventLog, Store
 from citylab.times import format_instant, now
 from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
@@ -130,9 +130,10 @@ class Processing:
             tasks.create_task(self._decode(read, decoded))
             tasks.create_task(self._save(decoded))
 
-    async def _read(self, start: Any, read: asyncio.Queue[Batch]) -> None:
+    async def _read(self, start: Mapping[int, Position], read: asyncio.Queue[Batch]) -> None:
         most = self.pace.most_events
-        async for batch in self.log.read(Topic.PACKS, start, most=most, most_bytes=self.pace.most_bytes):
+        batches = self.log.read(Topic.PACKS, start, most=most, most_bytes=self.pace.most_bytes)
+        async for batch in _from_stored(batches, start):
             await read.put(batch)
 
     async def _decode(
@@ -203,7 +204,7 @@ class Processing:
         stored = await self.store.positions(topic)
         start = {p: stored.get(p, START) for p in await self.log.partitions(topic)}
         try:
-            async for batch in self.log.read(topic, start, most=100):
+            async for batch in _from_stored(self.log.read(topic, start, most=100), start):
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
@@ -302,6 +303,25 @@ class Processing:
         ends = await self.log.ends(Topic.PACKS)
         positions = await self.store.positions(Topic.PACKS)
         return sum(max(end - (positions[p].offset if p in positions else 0), 0) for p, end in ends.items())
+
+
+async def _from_stored(batches: AsyncIterator[Batch], start: Mapping[int, Position]) -> AsyncIterator[Batch]:
+    """The batches, each partition's first one beginning where the store stands, so that the fence compares like with like.
+
+    Without a stored position the log's start is meant; if that is above 0, what was there before is gone, and is said.
+    """
+    begun: set[int] = set()
+    async for batch in batches:
+        if batch.partition in begun:
+            yield batch
+            continue
+        begun.add(batch.partition)
+        if start[batch.partition] == START and batch.before.offset:
+            log.error(
+                "the event log begins late: what came before was dropped by its retention, unread",
+                topic=batch.topic, partition=batch.partition, first_offset=batch.before.offset,
+            )  # fmt: skip
+        yield batch._replace(before=start[batch.partition])
 
 
 def _events(batches: Sequence[Batch]) -> int:

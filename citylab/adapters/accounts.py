@@ -11,7 +11,6 @@ from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64
 from citylab.model import Micros, Position
-from citylab.ports import START
 from citylab.writes import NewRejection, PositionMoved, Span, Write
 
 CONSUMER = "processing"
@@ -35,7 +34,7 @@ async def take_positions(connection: Connection, spans: Sequence[Span]) -> None:
         row = await cursor.fetchone()
         assert row is not None
         stored = Position(row[0], bytes(row[1]))
-        if stored not in (span.before, START):
+        if stored != span.before:
             raise PositionMoved(
                 f"{span.topic}/{span.partition} is at {stored.offset}, not {span.before.offset}"
             )
