@@ -1,6 +1,7 @@
 """The live page on a real city: from a gateway's message to a picture in a browser."""
 
 import asyncio
+import json
 import re
 import time
 
@@ -38,6 +39,10 @@ async def test_a_first_thing_appears_and_its_chart_moves(eyes, city):
     await expect(page.locator("#sum-count")).to_have_text("26")
     await expect(page.locator("#sum-flagged")).to_have_text("1 flagged")
     await expect(page.locator(".row.thing")).to_have_attribute("data-state", "suspect")
+
+    await asyncio.to_thread(city.publish, "first/status", json.dumps({"state": "offline"}), retain=True)
+    await expect(page.locator(".row.thing")).to_have_attribute("data-state", "offline")
+    await expect(page.locator("#figure-offline")).to_have_text("1 offline")
 
     # Another person who is sent the link sees the same.
     other = await eyes.look(page.url, color_scheme="dark")

@@ -4,10 +4,12 @@ import asyncio
 import re
 import time
 
+import pytest
 from browser.small_city import SmallCity, Stream, Thing, barcelona, many
 from playwright.async_api import Page, expect
 
 from citylab.model import Quality
+from dashboards.build import SOURCE
 
 
 def town(*things: Thing, **changes: object) -> SmallCity:
@@ -78,7 +80,7 @@ async def test_quality_and_silence_are_states_with_words_and_shapes(eyes, serve)
         await expect(row(page, name).locator(f"svg.icon-{state}")).to_be_visible()
     names = await page.locator(".row.thing .name").all_inner_texts()
     assert names == ["Gone", "Young", "Doubtful", "Overdue", "Well", "Old"]
-    await expect(row(page, "Young")).to_have_attribute("aria-label", "Young: Silent, silent")
+    await expect(page.get_by_role("option", name="Silent Young silent")).to_be_visible()
     await served.city.send(served.city.streams[4], 21.0)  # a first value makes it well
     await expect(row(page, "Young")).to_have_attribute("data-state", "fresh")
 
@@ -318,3 +320,23 @@ async def test_on_a_wall_the_table_stands_beside_the_chart(eyes, serve):
     await expect(page.locator("#table tbody tr").first).to_be_visible()
     await expect(page.locator("#chart canvas")).to_be_visible()
     assert await page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1_440, "light"), (1_440, "dark"), (390, "light")])
+async def test_people_who_use_no_mouse_or_see_little_can_use_it(eyes, serve, width, scheme):
+    """The rules of axe-core, which has those of WCAG 2.2 that a program can check."""
+    city = SmallCity(barcelona())
+    city.health["state"] = "unwell"
+    city.health["checks"] = [{"name": "processing", "ok": False, "detail": "has reported nothing for 40 s"}]
+    eyes.expected.append("503")
+    served = await serve(city)
+    page = await eyes.look(served.url, width=width, color_scheme=scheme, bypass_csp=True)
+    await expect(page.locator("#notice")).to_be_visible()
+    await page.locator(".row.stream").nth(1).click()
+    await page.get_by_role("button", name="Table").click()
+    await expect(page.locator("#table tbody tr").first).to_be_visible()
+    await page.evaluate((SOURCE / "node_modules/axe-core/axe.min.js").read_text() + ";0")
+    violations = await page.evaluate(
+        "axe.run().then((found) => found.violations.map((one) => `${one.id}: ${one.nodes[0].target}`))"
+    )
+    assert violations == []

@@ -194,7 +194,7 @@ export class ThingList {
     else if (state !== "fresh") note = used.length === 1 ? WORDS[state] : `${same} of ${used.length} ${WORDS[state]}`;
     setText(drawn.age, note);
     setAttribute(drawn.element, "data-state", state);
-    setAttribute(drawn.element, "aria-label", `${thing.name}: ${STATE_NAMES[state]}, ${note}`);
+    setAttribute(drawn.icon, "aria-label", STATE_NAMES[state]);
   }
 
   private drawStream(stream: Stream, thing: Thing, drawn: Drawn, time: number): void {
@@ -213,8 +213,7 @@ export class ThingList {
       if (drawn.time) restart(drawn.value, "arrived");
       drawn.time = newest.time;
     }
-    const words = newest ? `${valueText(newest.result)} ${stream.unit}, ${agoText(age!)}` : "no value yet";
-    setAttribute(drawn.element, "aria-label", `${thing.name}, ${label(stream, thing)}: ${words}, ${STATE_NAMES[state]}`);
+    setAttribute(drawn.icon, "aria-label", STATE_NAMES[state]);
   }
 
   private choose(key: string): void {
@@ -289,7 +288,10 @@ function ownName(stream: Stream, thing: Thing): string {
 }
 
 function make(row: Row): Drawn {
+  // The row's words are its name to a screen reader, and the mark is one of them.
   const mark = icon("idle");
+  mark.removeAttribute("aria-hidden");
+  mark.setAttribute("role", "img");
   const name = h("span", { class: "name" });
   const value = h("span", { class: "number" });
   const unit = h("span", { class: "unit" });
