@@ -13,22 +13,34 @@ def url(city: City, query: str = "") -> str:
     return f"http://127.0.0.1:{city.settings.http_port}/{query}"
 
 
-async def test_a_first_thing_appears_and_its_chart_moves(eyes, city):
+async def test_what_an_empty_city_invites_to_makes_a_first_thing(eyes, city):
     page = await eyes.look(url(city))
     await expect(page.locator("#welcome")).to_be_visible()
+    for line in await page.locator("#first-steps code").all_inner_texts():
+        found = re.search(r"( -r)? -t citylab/v1/gateways/(\S+) -m '(.*)'$", line, re.DOTALL)
+        assert found, line
+        await asyncio.to_thread(city.publish, found[2], found[3], retain=bool(found[1]))
 
+    await expect(page.locator(".row.thing .name")).to_have_text("My box", timeout=20_000)
+    await expect(page.locator("#welcome")).to_be_hidden()
+    await expect(page.locator(".row.stream .number")).to_have_text("21.4")
+    await expect(page.locator(".row.thing")).to_have_attribute("data-state", "fresh")
+    await expect(page.locator("#notice")).to_be_hidden()
+
+
+async def test_a_chart_moves_as_values_arrive(eyes, city):
     name = "first/no2"
-    first = thing("first", stream(name), at=place(2.1734, 41.3851, "Plaça de Catalunya"), name="Station 北")
-    await asyncio.to_thread(city.descriptor, "first", first)
+    at = place(2.1734, 41.3851, "Plaça de Catalunya")
+    await asyncio.to_thread(city.descriptor, "first", thing("first", stream(name), at=at, name="Station 北"))
     start = time.time() - 300
     history = [{"n": name, "t": start + 10 * i, "v": 20 + i % 7} for i in range(25)]
     await asyncio.to_thread(city.pack, "first", *history)
+    await asyncio.to_thread(city.until, lambda: len(city.results(name)) == 25, "the history is stored")
 
+    page = await eyes.look(url(city))
     row = page.locator(".row.stream", has_text="NO2")
-    await expect(row).to_be_visible(timeout=20_000)
-    await expect(page.locator("#welcome")).to_be_hidden()
-    await expect(page.locator(".row.thing .name")).to_have_text("Station 北")
     await row.click()
+    await expect(page.locator("#detail-thing")).to_have_text("Station 北")
     await expect(page.locator("#sum-count")).to_have_text("25")
     await expect(page.locator("#detail-unit")).to_have_text("ug/m3")
 
@@ -38,10 +50,11 @@ async def test_a_first_thing_appears_and_its_chart_moves(eyes, city):
     await expect(page.locator("#sum-max")).to_have_text("77.5")
     await expect(page.locator("#sum-count")).to_have_text("26")
     await expect(page.locator("#sum-flagged")).to_have_text("1 flagged")
-    await expect(page.locator(".row.thing")).to_have_attribute("data-state", "suspect")
+    station = page.locator(".row.thing", has_text="Station")
+    await expect(station).to_have_attribute("data-state", "suspect")
 
     await asyncio.to_thread(city.publish, "first/status", json.dumps({"state": "offline"}), retain=True)
-    await expect(page.locator(".row.thing")).to_have_attribute("data-state", "offline")
+    await expect(station).to_have_attribute("data-state", "offline")
     await expect(page.locator("#figure-offline")).to_have_text("1 offline")
 
     # Another person who is sent the link sees the same.

@@ -2,25 +2,29 @@
 
 import { byId, h } from "./dom.ts";
 
+/** As in the README. */
 const DESCRIPTOR = {
-  name: "My first thing",
-  description: "A thermometer on my desk",
-  properties: { key: "my-first-thing" },
+  name: "My box",
+  description: "On the balcony",
   Locations: [
     {
-      name: "Desk", description: "Where it stands", encodingType: "application/geo+json",
-      location: { type: "Point", coordinates: [2.1734, 41.3851] },
+      name: "Balcony", description: "Third floor", encodingType: "application/geo+json",
+      location: { type: "Point", coordinates: [2.1686, 41.3874] },
     },
   ],
   Datastreams: [
     {
-      name: "Temperature", description: "Air temperature at my desk",
+      name: "Air temperature", description: "In the shade",
       observationType: "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
-      unitOfMeasurement: { name: "degree Celsius", symbol: "°C", definition: "ucum:Cel" },
-      properties: { streamName: "my-gateway/temperature", interval: "PT1M" },
-      Sensor: { name: "Thermometer", description: "By hand", encodingType: "text/plain", metadata: "none" },
+      unitOfMeasurement: { name: "degree Celsius", symbol: "Cel", definition: "http://qudt.org/vocab/unit/DEG_C" },
+      properties: { streamName: "my-box/temperature", interval: "PT1M" },
+      Sensor: {
+        name: "SHT31", description: "Digital thermometer", encodingType: "text/html",
+        metadata: "https://example.org/sht31",
+      },
       ObservedProperty: {
-        name: "Temperature", definition: "http://qudt.org/vocab/quantitykind/Temperature", description: "Of the air",
+        name: "Air temperature", description: "Of the outside air",
+        definition: "http://qudt.org/vocab/quantitykind/Temperature",
       },
     },
   ],
@@ -29,17 +33,20 @@ const DESCRIPTOR = {
 /** Fill the invitation; `broker` is the address that the platform gives, such as mqtt://127.0.0.1:1883. */
 export function invite(broker: string | null): void {
   const address = /^mqtts?:\/\/([^:/]+)(?::(\d+))?/.exec(broker ?? "");
-  const to = `mosquitto_pub -h ${address?.[1] ?? "127.0.0.1"} -p ${address?.[2] ?? "1883"} -q 1`;
-  const topic = "citylab/v1/gateways/my-gateway";
+  const [host, port] = [address?.[1] ?? "127.0.0.1", address?.[2] ?? "1883"];
+  // mosquitto_pub finds a broker on its own machine by itself.
+  const usual = ["127.0.0.1", "localhost"].includes(host) && port === "1883";
+  const to = `mosquitto_pub${usual ? "" : ` -h ${host} -p ${port}`} -q 1`;
+  const topic = "citylab/v1/gateways/my-box";
   const lines = [
-    ["1", "Say what it is", `${to} -r -t ${topic}/descriptor -m '${JSON.stringify(DESCRIPTOR)}'`],
-    ["2", "Send a value", `${to} -t ${topic}/packs -m '[{"n":"my-gateway/temperature","v":21.4}]'`],
+    ["Say what it measures", `${to} -r -t ${topic}/descriptor -m '${JSON.stringify(DESCRIPTOR)}'`],
+    ["Send a value", `${to} -t ${topic}/packs -m '[{"n": "my-box/temperature", "v": 21.4, "u": "Cel"}]'`],
   ] as const;
   const steps = byId("first-steps");
   if (steps.dataset["broker"] === String(broker)) return;
   steps.dataset["broker"] = String(broker);
   steps.replaceChildren(
-    ...lines.map(([, title, line]) => {
+    ...lines.map(([title, line]) => {
       const copy = h("button", { type: "button", class: "copy" }, "Copy");
       copy.addEventListener("click", () => {
         void navigator.clipboard.writeText(line).then(() => {
