@@ -150,6 +150,7 @@ async def test_the_list_is_searched_filtered_and_walked_with_the_keyboard(eyes, 
 async def test_the_chart_is_read_with_the_pointer_and_the_keyboard(eyes, serve):
     served = await serve(town(thing(1, "Station", stream(12))))
     page = await eyes.look(served.url)
+    await expect(page.locator("#sum-count")).to_have_text(re.compile(r"3\d\d"))
     box = await page.locator("#chart .u-over").bounding_box()
     await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tip = page.locator(".tip")

@@ -7,7 +7,7 @@ import { invite } from "./empty.ts";
 import { Header, Legend } from "./header.ts";
 import { watchHealth } from "./health.ts";
 import { ThingList } from "./list.ts";
-import { LiveStream } from "./live.ts";
+import { LiveStream, type Connection } from "./live.ts";
 import type { CityMap, Place } from "./map.ts";
 import { things, type Stream, type Thing } from "./sensorthings.ts";
 import { SketchMap } from "./sketch.ts";
@@ -36,8 +36,14 @@ let broker: string | null = null;
 
 const drawValues = inNextFrame(() => list.draw());
 
+/** Until when we know how things are: without a connection it is we who hear nothing, not they who are silent. */
+let heardAt = now();
+let connection: Connection = "connecting";
+let answered = true;
+
 function judge(): void {
-  const changed = city.judge(now());
+  if (answered && connection === "live") heardAt = now();
+  const changed = city.judge(heardAt);
   if (changed) {
     drawPlaces();
     drawCounts();
@@ -142,14 +148,15 @@ async function fetchCity(): Promise<void> {
     for await (const page of things(fetching.signal)) {
       city.put(page);
       for (const thing of page) met.add(thing.id);
-      city.judge(now());
+      heardAt = now();
+      city.judge(heardAt);
       sort();
       drawPlaces();
       drawCounts();
       chooseFirst();
     }
     city.keep(met);
-    city.judge(now());
+    city.judge(heardAt);
     sort();
     drawPlaces();
     drawCounts();
@@ -202,7 +209,10 @@ function listen(): void {
       if (city.take(some) && city.complete) refetch();
       drawValues();
     },
-    connection: (state) => header.setConnection(state),
+    connection: (state) => {
+      connection = state;
+      header.setConnection(state);
+    },
     missed: () => {
       refetch();
       detail.load();
@@ -211,7 +221,6 @@ function listen(): void {
   });
 }
 
-let answered = true;
 let hiddenAt: number | null = null;
 
 void makeMap();
@@ -238,6 +247,7 @@ setInterval(() => {
     if (live && now() - hiddenAt > HIDDEN_PATIENCE) {
       live.close();
       live = null;
+      connection = "connecting";
       detail.pause();
     }
     return;
