@@ -1,7 +1,9 @@
 """SenML packs (RFC 8428) in JSON and CBOR: records as they stand in a pack, and what makes a pack malformed."""
 
-import math
+import base64
+import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import cbor2
@@ -12,7 +14,8 @@ from citylab.model import LARGEST_NUMBER, Reason
 
 VERSION = 10  # of SenML that RFC 8428 describes
 ABSOLUTE = 2**28  # seconds; a smaller time is relative to the receipt (RFC 8428 §4.5.3)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-:./_]*")  # RFC 8428 §4.5.1
+LONGEST_NAME = 1_024  # characters; ours, because names are keys of the store
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9\-:./_]{{0,{LONGEST_NAME - 1}}}")  # RFC 8428 §4.5.1
 
 
 class Record(msgspec.Struct, gc=False):
@@ -46,8 +49,12 @@ _CBOR_LABELS = {
     -1: "bver", -2: "bn", -3: "bt", -4: "bu", -5: "bv", -6: "bs",
     0: "n", 1: "u", 2: "v", 3: "vs", 4: "vb", 5: "s", 6: "t", 7: "ut", 8: "vd",
 }  # fmt: skip
+# Tags that cbor2 would build objects from: dates, references, regular expressions, mail, addresses, sets. In SenML
+# only bignums (2, 3) and decimal fractions (4) are numbers; whatever else is tagged is a field that we ignore.
+_IGNORED_TAGS = (0, 1, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000)
+_ignored: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(_IGNORED_TAGS, lambda _, __: cbor2.undefined)
 _decode_json = msgspec.json.Decoder(list[Record]).decode
-_decode_plain = msgspec.json.Decoder(list[dict[str, Any]]).decode
+_decode_labels = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _JSON_IDENTITY = re.compile(rb'\s*\[\s*\{\s*"epoch"\s*:\s*(\d{1,16})\s*,\s*"seq"\s*:\s*(\d{1,16})\s*[,}]')
 
 
@@ -64,7 +71,7 @@ def decode(payload: bytes) -> list[Record]:
     try:
         # Only a field whose name ends in an underscore, or one written with escapes, needs the longer way round.
         if b'_"' in payload or b"\\" in payload:
-            for index, fields in enumerate(_decode_plain(payload)):
+            for index, fields in enumerate(_decode_labels(payload)):
                 _refuse_what_must_be_understood(index, fields)
         return _decode_json(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -72,38 +79,38 @@ def decode(payload: bytes) -> list[Record]:
 
 
 def _decode_cbor(payload: bytes) -> list[Record]:
+    stream = io.BytesIO(payload)
     try:
-        pack = cbor2.loads(payload)
-    except (cbor2.CBORDecodeError, ValueError, RecursionError) as error:
+        pack = cbor2.CBORDecoder(stream, semantic_decoders=_ignored).decode()
+    except Exception as error:  # whatever it raises, the bytes are to blame
         raise Rejected(Reason.MALFORMED, f"not CBOR: {error}") from error
-    if not isinstance(pack, list):
-        raise Rejected(Reason.MALFORMED, "a SenML pack is an array")
+    if stream.tell() != len(payload):
+        raise Rejected(Reason.MALFORMED, f"the pack ends at byte {stream.tell()} of {len(payload)}")
     records = []
     for index, element in enumerate(pack):
         if not isinstance(element, dict):
             raise Rejected(Reason.MALFORMED, f"record {index} is no map")
         fields = {
-            _CBOR_LABELS.get(label, label) if isinstance(label, int) else label: x
-            for label, x in element.items()
+            label if isinstance(label, str) else _CBOR_LABELS[label]: value
+            for label, value in element.items()
+            if isinstance(label, str) or (type(label) is int and label in _CBOR_LABELS)  # True is no label
         }
-        if isinstance(fields.get("vd"), bytes):
-            import base64  # noqa: PLC0415 -- rare
-
-            fields["vd"] = base64.urlsafe_b64encode(fields["vd"]).rstrip(b"=").decode()
         _refuse_what_must_be_understood(index, fields)
+        if isinstance(data := fields.get("vd"), bytes):
+            fields["vd"] = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
         try:
-            records.append(msgspec.convert({k: x for k, x in fields.items() if isinstance(k, str)}, Record))
-        except (msgspec.ValidationError, OverflowError) as error:
+            records.append(msgspec.convert(fields, Record))
+        except msgspec.ValidationError as error:
             raise Rejected(Reason.MALFORMED, f"record {index}: {error}") from error
     return records
 
 
-def _refuse_what_must_be_understood(index: int, fields: dict[Any, Any]) -> None:
+def _refuse_what_must_be_understood(index: int, fields: dict[str, Any]) -> None:
     """A field ending in `_` must be understood or the pack refused (RFC 8428 §4.4); we understand none."""
     for label in fields:
-        if isinstance(label, str) and label.endswith("_"):
+        if label.endswith("_"):
             raise Rejected(
-                Reason.MALFORMED, f"record {index}: the field {label!r} must be understood, and is not"
+                Reason.MALFORMED, f"record {index}: the field {label[:80]!r} must be understood, and is not"
             )
 
 
@@ -135,6 +142,8 @@ def _cbor_identity(payload: bytes) -> tuple[int, int]:
         if head > 0x1B:
             return 0, 0
         size = 0 if head < 0x18 else 1 << (head - 0x18)
+        if at + 1 + size > len(payload):
+            return 0, 0
         numbers.append(int.from_bytes(payload[at + 1 : at + 1 + size]) if size else head)
         at += 1 + size
     return numbers[0], numbers[1]
@@ -156,10 +165,5 @@ def check_name(index: int, name: str) -> None:
         raise Rejected(
             Reason.MALFORMED,
             f"record {index}: a stream name begins with an ASCII letter or digit and goes on with those and - : . / _,"
-            f" which {name[:80]!r} does not",
+            f" at most {LONGEST_NAME} characters, which {name[:80]!r} does not",
         )
-
-
-def is_finite(*numbers: float | None) -> bool:
-    """Whether all that are there are neither NaN nor infinite."""
-    return all(number is None or math.isfinite(number) for number in numbers)
