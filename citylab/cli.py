@@ -57,6 +57,11 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def citylab() -> None:
+    """Make it a group of commands even where there is only one, as on a gateway."""
+
+
 def _pass_on(name: str, command: Command) -> Callable[[typer.Context], None]:
     def run_command(context: typer.Context) -> None:
         module = importlib.import_module(command.module)
