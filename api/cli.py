@@ -14,7 +14,7 @@ from api.page import page_router
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.ports import Store
-from citylab.settings import Settings
+from citylab.settings import Settings, redacted
 
 GRACE = 2  # s that requests in hand have when the server stops
 
@@ -75,7 +75,7 @@ async def serve(settings: Settings) -> None:
             public_url=settings.public_url or None,
             page_limit=settings.page_limit,
             routers=(
-                health_router(store, is_open=settings.open),
+                health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,
                 page_router(),
             ),

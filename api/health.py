@@ -169,8 +169,11 @@ class _Figures(Collector):
         return [*families, missing]
 
 
-def health_router(store: Store, *, is_open: bool = False) -> APIRouter:
-    """The routes. `/health/ready` answers 200 while the API can serve, and says in `state` whether all is well."""
+def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:
+    """The routes. broker: where gateways publish, without its password, for the page to tell.
+
+    `/health/ready` answers 200 while the API can serve, and says in `state` whether all is well.
+    """
     router = APIRouter(tags=["operations"])
 
     @router.get("/health/live", summary="Whether this process answers")
@@ -191,6 +194,7 @@ def health_router(store: Store, *, is_open: bool = False) -> APIRouter:
             "observations_per_second": found.observations_per_second,
             "lag_seconds": found.lag_seconds,
             "waiting_events": found.waiting_events,
+            "broker": broker,
             "gateways": {
                 "online": found.online,
                 "offline": found.offline,

@@ -141,7 +141,7 @@ export class Chart {
     ctx.restore();
   }
 
-  /** Diamonds on what is suspect, crosses on what is bad. */
+  /** Diamonds on what is suspect, crosses on what is bad; where they would cover each other, the line in their colour. */
   private drawMarks(plot: uPlot): void {
     const { ctx, bbox } = plot;
     const [times, values] = plot.data as unknown as [number[], (number | null)[]];
@@ -150,14 +150,27 @@ export class Chart {
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
-    ctx.lineWidth = 1.6 * devicePixelRatio;
+    let before: { flag: string; index: number; x: number; y: number } | null = null;
+    let marked = -Infinity;
     for (let i = 0; i < times.length; i += 1) {
       const flag = this.flags[i];
       const value = values[i];
       if ((flag !== "suspect" && flag !== "bad") || value === null || value === undefined) continue;
       const x = plot.valToPos(times[i]!, "x", true);
       const y = plot.valToPos(value, "y", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      if (before !== null && before.index === i - 1 && before.flag === flag) {
+        ctx.beginPath();
+        ctx.moveTo(before.x, before.y);
+        ctx.lineTo(x, y);
+        ctx.strokeStyle = token(flag === "suspect" ? "--suspect" : "--silent");
+        ctx.lineWidth = 2 * devicePixelRatio;
+        ctx.stroke();
+      }
+      const apart = before?.flag !== flag || x - marked >= size * 4;
+      before = { flag, index: i, x, y };
+      if (!apart || x < bbox.left || x > bbox.left + bbox.width) continue;
+      marked = x;
+      ctx.lineWidth = 1.6 * devicePixelRatio;
       ctx.beginPath();
       if (flag === "suspect") {
         ctx.moveTo(x, y - size);
