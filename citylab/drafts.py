@@ -64,6 +64,11 @@ def read_draft(entity_type: EntityType, document: bytes, *, parent: Relation | N
     return _draft(entity_type, _document(document), parent, nested=False, where="")
 
 
+def holds_nul(text: str) -> bool:
+    """Whether JSON text holds the character NUL, which PostgreSQL keeps in no text and no jsonb."""
+    return "\\u0000" in text and _NUL.search(text) is not None
+
+
 def attach(draft: Draft, relation: Relation, parent: int) -> None:
     """Tie a draft to the entity under whose navigation link it is created. Raises `Rejected` if it names another."""
     targets = draft.links.setdefault(relation.inverse, [])
@@ -170,7 +175,7 @@ def _json(raw: msgspec.Raw, name: str, where: str) -> str:
         _anything.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         _refuse(where, f"{name} is no JSON that can be kept: a lone surrogate, or too deep")
-    if "\\u0000" in text and _NUL.search(text):
+    if holds_nul(text):
         _refuse(where, f"{name} holds the character NUL, which the store cannot keep")
     return text
 

@@ -4,19 +4,28 @@ A descriptor is compared with the same gateway's previous one and only differenc
 does not undo what was edited through the API.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from citylab.errors import Rejected
 from citylab.model import Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
-from citylab.senml import NAME
 from citylab.times import format_instant
 from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from processing.descriptors import (
+    Json,
+    check_listed_once,
+    differences,
+    identity,
+    json_object,
+    key_of,
+    read_thing,
+    storable,
+    streams_of,
+    text_of,
+    things_of,
+)
 
-Json = dict[str, Any]
 _THING = ("name", "description", "properties")
 _DATASTREAM = {
     "name": "name",
@@ -25,7 +34,19 @@ _DATASTREAM = {
     "unitOfMeasurement": "unit_of_measurement",
     "properties": "properties",
 }
-_DOCUMENTS = frozenset({"unitOfMeasurement", "properties"})
+_JSONB = frozenset({"unit_of_measurement", "properties"})
+_SHARED: Mapping[str, tuple[str, str, Callable[[Json], tuple[str, ...]]]] = {
+    "Sensor": (
+        "Sensors",
+        "SELECT id FROM sensors WHERE name = %s AND metadata = %s::jsonb ORDER BY id LIMIT 1",
+        lambda sensor: (sensor["name"], text_of(sensor["metadata"])),
+    ),
+    "ObservedProperty": (
+        "ObservedProperties",
+        "SELECT id FROM observed_properties WHERE definition = %s ORDER BY id LIMIT 1",
+        lambda observed: (observed["definition"],),
+    ),
+}
 
 
 async def register(store: Store, batch: Batch) -> None:
@@ -38,10 +59,9 @@ async def register(store: Store, batch: Batch) -> None:
         receipts: list[Receipt] = []
         rejections: list[NewRejection] = []
         for event in batch.events:
-            for error in await _register(transaction, event.headers["gateway"], event):
-                rejections.append(
-                    NewRejection(len(receipts), -1, Reason(error.reason), error.detail, payload=event.value)
-                )
+            for index, payload, error in await _register(transaction, event.headers["gateway"], event):
+                reason = Reason(error.reason)
+                rejections.append(NewRejection(len(receipts), index, reason, error.detail, payload=payload))
                 receipts.append(_receipt(batch, event))
         await transaction.save(_accounting(batch, receipts, rejections))
 
@@ -54,7 +74,7 @@ async def status(store: Store, batch: Batch) -> None:
         for event in batch.events:
             at = format_instant(event.time)
             try:
-                text = msgspec.json.encode(_object(event.value)).decode()
+                text = storable(json_object(event.value))
             except Rejected as error:
                 rejections.append(
                     NewRejection(len(receipts), -1, Reason(error.reason), error.detail, payload=event.value)
@@ -100,86 +120,39 @@ def _receipt(batch: Batch, event: Event) -> Receipt:
     )
 
 
-def _object(payload: bytes) -> Json:
-    try:
-        return msgspec.json.decode(payload, type=Json)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected(Reason.MALFORMED, f"not a JSON object: {error}") from error
-
-
-def things_of(payload: bytes) -> list[Json]:
-    """The Things of a descriptor: one, or an array of them. Raises `Rejected("malformed")`."""
-    if payload[:1] != b"[":
-        return [_object(payload)]
-    try:
-        return msgspec.json.decode(payload, type=list[Json])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected(Reason.MALFORMED, f"a descriptor is a Thing or an array of Things: {error}") from error
-
-
-def identity(thing: Json) -> str:
-    """By what a Thing is known again: `properties.key`, else its name."""
-    properties = thing.get("properties")
-    key = properties.get("key") if isinstance(properties, dict) else None
-    return str(key if key is not None else thing.get("name"))
-
-
-def differences(new: Json, old: Json, keys: Sequence[str]) -> Json:
-    """What of `keys` is new or has changed."""
-    return {key: new[key] for key in keys if key in new and (key not in old or new[key] != old[key])}
-
-
-def stream_name(datastream: Json) -> str:
-    """The stream name of a descriptor's Datastream. Raises `Rejected("malformed")`."""
-    properties = datastream.get("properties")
-    name = properties.get("streamName") if isinstance(properties, dict) else None
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise Rejected(
-            Reason.MALFORMED,
-            f"the Datastream {datastream.get('name')!r} needs properties.streamName, an ASCII letter or digit followed"
-            f" by those and - : . / _ (RFC 8428 §4.5.1), not {name!r}",
-        )
-    return name
-
-
-def streams_of(thing: Json) -> dict[str, Json]:
-    """A Thing's Datastreams by stream name. Raises `Rejected("malformed")`."""
-    datastreams = thing.get("Datastreams", [])
-    if not isinstance(datastreams, list) or not all(isinstance(d, dict) for d in datastreams):
-        raise Rejected(
-            Reason.MALFORMED, f"the Datastreams of the Thing {thing.get('name')!r} are an array of objects"
-        )
-    return {stream_name(datastream): datastream for datastream in datastreams}
-
-
-async def _register(transaction: Transaction, gateway: str, event: Event) -> list[Rejected]:
-    """Apply one descriptor; return what was refused of it."""
+async def _register(
+    transaction: Transaction, gateway: str, event: Event
+) -> list[tuple[int, bytes, Rejected]]:
+    """Apply one descriptor; return what was refused of it: a Thing's index and JSON, or -1 and the whole."""
     try:
         things = things_of(event.value)
     except Rejected as error:
-        return [error]
+        return [(-1, event.value, error)]
     rows = await transaction.fetch("SELECT descriptor FROM gateways WHERE name = %s", (gateway,))
     previous = {identity(thing): thing for thing in (rows[0][0] if rows and rows[0][0] else [])}
-    applied: list[Json] = []
-    refused: list[Rejected] = []
-    for thing in things:
-        before = previous.pop(identity(thing), None)
-        if thing != before:
-            try:
+    applied: dict[str, Json] = {}
+    listed: dict[str, str] = {}  # by stream name: the Thing
+    refused: list[tuple[int, bytes, Rejected]] = []
+    for index, thing in enumerate(things):
+        before = previous.get(identity(thing))
+        stands: Json | None = thing
+        try:
+            check_listed_once(thing, applied, listed)
+            if thing != before:
                 async with transaction.savepoint():
                     await _register_thing(transaction, gateway, thing, before or {}, event.time)
-            except Rejected as error:
-                refused.append(error)
-                if before is not None:
-                    applied.append(before)
-                continue
-        applied.append(thing)
-    for gone in previous.values():
-        await _retire(transaction, streams_of(gone))
+        except Rejected as error:
+            refused.append((index, text_of(thing).encode(), error))
+            stands = before
+        if stands is not None:
+            applied.setdefault(identity(thing), stands)
+            listed |= dict.fromkeys(streams_of(stands), identity(thing))
+    # Only now: a stream may have gone from one Thing to another.
+    await _retire(transaction, {n for thing in previous.values() for n in streams_of(thing)} - listed.keys())
     await transaction.execute(
         "INSERT INTO gateways (name, descriptor, descriptor_at) VALUES (%s, %s::jsonb, %s) ON CONFLICT (name)"
         " DO UPDATE SET descriptor = excluded.descriptor, descriptor_at = excluded.descriptor_at",
-        (gateway, _text(applied), format_instant(event.time)),
+        (gateway, text_of(list(applied.values())), format_instant(event.time)),
     )
     return refused
 
@@ -187,63 +160,75 @@ async def _register(transaction: Transaction, gateway: str, event: Event) -> lis
 async def _register_thing(
     transaction: Transaction, gateway: str, thing: Json, before: Json, at: Micros
 ) -> None:
-    properties = thing.get("properties")
-    key = properties.get("key") if isinstance(properties, dict) else None
+    draft = read_thing(thing)  # nothing of a Thing is written unless all of it is right
+    key = key_of(thing)
     if key is not None:
-        found = await transaction.fetch(
-            "SELECT id, gateway, properties FROM things WHERE key = %s", (str(key),)
-        )
+        found = await transaction.fetch("SELECT id, gateway, properties FROM things WHERE key = %s", (key,))
     else:
         found = await transaction.fetch(
             "SELECT id, gateway, properties FROM things WHERE gateway = %s AND name = %s AND key IS NULL",
-            (gateway, str(thing.get("name"))),
+            (gateway, thing["name"]),
         )
     if not found:
-        if not thing.get("Locations"):
-            raise Rejected(Reason.MALFORMED, f"the Thing {thing.get('name')!r} needs a Location")
+        if not draft.links.get("Locations"):
+            raise Rejected(Reason.MALFORMED, f"the Thing {thing['name']!r} needs a Location")
         body = {name: value for name, value in thing.items() if name != "Datastreams"}
         thing_id = await transaction.create("Things", body, now=at)
         await transaction.execute("UPDATE things SET gateway = %s WHERE id = %s", (gateway, thing_id))
     else:
         thing_id, owner, stored = found[0]
         _check_owner(gateway, owner, stored, f"the Thing {identity(thing)!r}")
-        changed = differences(thing, before, _THING)
-        for name, value in changed.items():
-            await transaction.execute(
-                f"UPDATE things SET {name} = %s{'::jsonb' if name == 'properties' else ''} WHERE id = %s",  # noqa: S608
-                (_text(value) if name == "properties" else value, thing_id),
-            )
-        if "Locations" in differences(thing, before, ("Locations",)):
+        await _set(transaction, "things", thing_id, differences(thing, before, _THING))
+        if "Locations" in thing and thing["Locations"] != before.get("Locations"):
             await _move(transaction, thing_id, thing["Locations"], at)
     streams, old = streams_of(thing), streams_of(before)
     for name, datastream in streams.items():
         if datastream != old.get(name):
             await _register_stream(transaction, gateway, thing_id, name, datastream, old.get(name, {}))
-    await _retire(transaction, {name: d for name, d in old.items() if name not in streams})
 
 
 def _check_owner(gateway: str, owner: str | None, properties: Any, what: str) -> None:
     listed = properties.get("gateways") if isinstance(properties, Mapping) else None
-    allowed = {owner, *(listed if isinstance(listed, list) else [])} - {None}
-    if allowed and gateway not in allowed:
+    others = [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    if gateway != owner and gateway not in others and (owner or others):
         raise Rejected(Reason.NOT_YOURS, f"{what} belongs to another gateway")
 
 
-async def _move(transaction: Transaction, thing_id: int, locations: Any, at: Micros) -> None:
-    """Give a Thing other Locations, and a HistoricalLocation from then on."""
-    if not isinstance(locations, list) or not locations:
-        raise Rejected(Reason.MALFORMED, "Locations is an array of at least one Location")
-    ids = [await transaction.create("Locations", location, now=at) for location in locations]
+async def _move(transaction: Transaction, thing_id: int, locations: Sequence[Json], at: Micros) -> None:
+    """Give a Thing other Locations, and a HistoricalLocation from then on, unless it is there already."""
+    if not locations:
+        raise Rejected(Reason.MALFORMED, "a Thing needs at least one Location")
+    here = {
+        i for (i,) in await transaction.fetch("SELECT location_id FROM things_locations WHERE thing_id = %s", (thing_id,))
+    }  # fmt: skip
+    ids = {await _location(transaction, location, here, at) for location in locations}
+    if ids == here:
+        return
     await transaction.execute("DELETE FROM things_locations WHERE thing_id = %s", (thing_id,))
     ((history,),) = await transaction.fetch(
         "INSERT INTO historical_locations (time, thing_id) VALUES (%s, %s) RETURNING id",
         (format_instant(at), thing_id),
     )
-    for location in ids:
+    for location in sorted(ids):
         await transaction.execute("INSERT INTO things_locations VALUES (%s, %s)", (thing_id, location))
         await transaction.execute(
             "INSERT INTO historical_locations_locations VALUES (%s, %s)", (history, location)
         )
+
+
+async def _location(transaction: Transaction, location: Json, here: Collection[int], at: Micros) -> int:
+    """The id of a Location: a link's, that of an equal one where the Thing is, else a new one's."""
+    if "@iot.id" in location:
+        return int(location["@iot.id"])
+    equal = await transaction.fetch(
+        "SELECT id FROM locations WHERE id = ANY(%s) AND name = %s AND description = %s AND encoding_type = %s"
+        " AND location = %s::jsonb ORDER BY id LIMIT 1",
+        (
+            list(here), location["name"], location["description"], location["encodingType"],
+            text_of(location["location"]),
+        ),
+    )  # fmt: skip
+    return int(equal[0][0]) if equal else await transaction.create("Locations", location, now=at)
 
 
 async def _register_stream(
@@ -255,55 +240,46 @@ async def _register_stream(
         (name,),
     )
     if found:
-        datastream_id, _, owner, properties = found[0]
+        datastream_id, its_thing, owner, properties = found[0]
         _check_owner(gateway, owner, properties, f"the stream {name!r}")
-        for key, value in differences(datastream, before, tuple(_DATASTREAM)).items():
-            document = key in _DOCUMENTS
-            if document != isinstance(value, dict):
-                raise Rejected(
-                    Reason.MALFORMED,
-                    f"{key} of the stream {name!r} is {'an object' if document else 'a text'}",
-                )
-            await transaction.execute(
-                f"UPDATE datastreams SET {_DATASTREAM[key]} = %s{'::jsonb' if document else ''} WHERE id = %s",  # noqa: S608
-                (_text(value) if document else value, datastream_id),
-            )
+        changed = differences(datastream, before, tuple(_DATASTREAM))
+        changes = {_DATASTREAM[key]: value for key, value in changed.items()}
+        if not before and its_thing != thing_id:  # taken from one Thing to another
+            changes["thing_id"] = thing_id
+        for column, kind in (("sensor_id", "Sensor"), ("observed_property_id", "ObservedProperty")):
+            if datastream[kind] != before.get(kind):
+                changes[column] = await _shared(transaction, kind, datastream[kind])
+        await _set(transaction, "datastreams", datastream_id, changes)
         return
-    body = dict(datastream) | {"Thing": {"@iot.id": thing_id}}
-    body["Sensor"] = await _known(
-        transaction,
-        datastream.get("Sensor"),
-        "SELECT id FROM sensors WHERE name = %s AND metadata = %s::jsonb ORDER BY id LIMIT 1",
-        lambda sensor: (str(sensor.get("name")), _text(sensor.get("metadata"))),
-    )
-    body["ObservedProperty"] = await _known(
-        transaction,
-        datastream.get("ObservedProperty"),
-        "SELECT id FROM observed_properties WHERE definition = %s ORDER BY id LIMIT 1",
-        lambda observed: (str(observed.get("definition")),),
-    )
-    await transaction.create("Datastreams", body)
+    links = {
+        kind: {"@iot.id": await _shared(transaction, kind, datastream[kind])}
+        for kind in ("Sensor", "ObservedProperty")
+    }
+    await transaction.create("Datastreams", datastream | links | {"Thing": {"@iot.id": thing_id}})
 
 
-async def _known(transaction: Transaction, entity: Any, query: str, parameters: Any) -> Any:
-    """A link to the Sensor or ObservedProperty that is shared with others, or what is to be created."""
-    if (
-        isinstance(entity, dict)
-        and "@iot.id" not in entity
-        and (rows := await transaction.fetch(query, parameters(entity)))
-    ):
-        return {"@iot.id": rows[0][0]}
-    return entity
+async def _shared(transaction: Transaction, kind: str, entity: Json) -> int:
+    """The id of a Sensor or ObservedProperty: a link's, that of one that others have too, else a new one's."""
+    if "@iot.id" in entity:
+        return int(entity["@iot.id"])
+    set_name, query, parameters = _SHARED[kind]
+    rows = await transaction.fetch(query, parameters(entity))
+    return int(rows[0][0]) if rows else await transaction.create(set_name, entity)
 
 
-async def _retire(transaction: Transaction, streams: Mapping[str, Json]) -> None:
+async def _set(transaction: Transaction, table: str, row: int, changes: Mapping[str, Any]) -> None:
+    for column, value in changes.items():
+        document = column in _JSONB
+        await transaction.execute(
+            f"UPDATE {table} SET {column} = %s{'::jsonb' if document else ''} WHERE id = %s",  # noqa: S608
+            (text_of(value) if document and value is not None else value, row),
+        )
+
+
+async def _retire(transaction: Transaction, streams: Collection[str]) -> None:
     """Keep Datastreams that are no longer listed, marked inactive."""
     if streams:
         await transaction.execute(
             "UPDATE datastreams SET properties = properties || '{\"active\": false}' WHERE stream_name = ANY(%s)",
-            (list(streams),),
+            (sorted(streams),),
         )
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
