@@ -1,0 +1,344 @@
+"""A whole city for a test: engines of its own, the services as child processes that can be killed, a user's eyes."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import cbor2
+import httpx
+import msgspec
+import psycopg
+from city_engines import Broker, free_port
+from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage
+
+from citylab.adapters.child import last_lines, stop
+from citylab.settings import Settings
+from citylab.up import SERVICES, Service
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+SOON = 30.0  # s until a test gives up on something that should happen soon
+ROOT = "citylab/v1/gateways"
+MEASUREMENT = "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement"
+ENTITIES = ("things", "locations", "historical_locations", "sensors", "observed_properties", "datastreams")
+T0 = 1_767_225_600  # 2026-01-01T00:00:00Z, in the past and not far from now
+
+
+class Rejection(NamedTuple):
+    """A row of the table of rejections."""
+
+    record: int
+    reason: str
+    detail: str
+    stream: str | None
+    content: Any
+    payload: bytes | None
+    open: bool
+
+
+class City:
+    """A city in a folder. `settings` has its engines' addresses; `broker` is its own."""
+
+    def __init__(self, folder: Path, settings: Settings, broker: Broker | None = None) -> None:
+        self.folder, self.settings, self.broker = folder, settings, broker
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        self.services = {name: Service(name, settings, folder / "logs") for name in SERVICES}
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=SOON)
+
+    def __enter__(self) -> Self:
+        for name in self.services:
+            self.start(name)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if "device" in self.__dict__:
+            self.device.close()
+        self.http.close()
+        if self._connection:
+            self._connection.close()
+        asyncio.run(self._stop())
+
+    async def _stop(self) -> None:
+        children = [service.child for service in self.services.values() if service.child]
+        await asyncio.gather(*(stop(child, within=5) for child in children))
+
+    # -- services ----------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start a service as `citylab up` does."""
+        self.services[name].start()
+
+    def kill(self, name: str) -> None:
+        """Kill a service's whole session with signal 9."""
+        child = self.services[name].child
+        assert child
+        assert child.poll() is None, f"{name} had ended already:\n{self.said(name)}"
+        child.kill()
+        child.wait()
+
+    def restart(self, name: str) -> None:
+        self.kill(name)
+        self.start(name)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each service that runs: equal before and after means that none has ended in between."""
+        return {
+            name: service.child.pid
+            for name, service in self.services.items()
+            if service.child and service.child.poll() is None
+        }
+
+    def said(self, name: str, lines: int = 10_000) -> str:
+        """What a service wrote into its log."""
+        return last_lines(self.services[name].log_file, lines)
+
+    # -- what devices do ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def device(self) -> "Device":
+        """A client of the broker, from the first use on."""
+        return Device(self.settings.broker_url)
+
+    def publish(self, topic: str, payload: bytes | str, *, qos: int = 1, retain: bool = False) -> None:
+        """Publish below `citylab/v1/gateways/`, and wait for the PUBACK."""
+        self.device.publish(f"{ROOT}/{topic}", payload, qos=qos, retain=retain)
+
+    def descriptor(self, gateway: str, *things: Any) -> None:
+        """Publish what a gateway says of itself, retained as it should be."""
+        document = things[0] if len(things) == 1 else things
+        self.publish(f"{gateway}/descriptor", msgspec.json.encode(document), retain=True)
+
+    def register(self, gateway: str, *things: Any) -> None:
+        """Publish a descriptor; return when it has been applied, as far as it is right."""
+        about = ("SELECT descriptor_at FROM gateways WHERE name = %s", gateway)
+        before = self.fetch(*about)
+        self.descriptor(gateway, *things)
+        self.until(lambda: self.fetch(*about) != before, f"the descriptor of {gateway} is applied")
+
+    def pack(self, gateway: str, *records: Json, epoch: int = 0, seq: int = 0, cbor: bool = False) -> None:
+        """Publish a pack, numbered if it has an epoch."""
+        pack = [dict(record) for record in records]
+        if epoch:
+            pack[0] = {"epoch": epoch, "seq": seq} | pack[0]
+        payload = cbor2.dumps([labelled(record) for record in pack]) if cbor else msgspec.json.encode(pack)
+        self.publish(f"{gateway}/packs/numbered" if epoch else f"{gateway}/packs", payload)
+
+    # -- what people see ---------------------------------------------------------------------------------------------
+
+    def get(self, path: str) -> Any:
+        """The API's answer to a GET."""
+        answer = self.http.get(path)
+        assert answer.status_code == 200, f"GET {path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def datastream(self, stream: str) -> Json | None:
+        """A Datastream by its stream name, with its Thing and all its Observations in order of time."""
+        wanted = quote(f"properties/streamName eq '{stream}'")
+        expand = "Thing,Observations($orderby=phenomenonTime;$top=10000)"
+        found = self.get(f"/v1.1/Datastreams?$filter={wanted}&$expand={expand}")["value"]
+        return found[0] if found else None
+
+    def results(self, stream: str) -> list[Any]:
+        """The results of a stream in order of time; none while it is unknown."""
+        found = self.datastream(stream)
+        return [one["result"] for one in found["Observations"]] if found else []
+
+    def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Ask the store."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self.settings.store_url, autocommit=True, connect_timeout=5)
+        cursor = self._connection.execute(sql, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def entities(self) -> dict[str, list[str]]:
+        """All rows of the tables of entities."""
+        return {
+            table: [row for (row,) in self.fetch(f"SELECT to_jsonb(t)::text FROM {table} t ORDER BY id")]
+            for table in ENTITIES
+        }
+
+    def rejections(self, gateway: str) -> list[Rejection]:
+        rows = self.fetch(
+            "SELECT record, reason, detail, stream, content, payload, closed_at IS NULL FROM rejections"
+            " WHERE gateway = %s ORDER BY id",
+            gateway,
+        )
+        return [Rejection(*row) for row in rows]
+
+    def ledger(self, gateway: str, epoch: int = 0) -> Json:
+        """A gateway's row of the ledger, by column; empty while there is none."""
+        rows = self.fetch(
+            "SELECT to_jsonb(l) FROM ledger l WHERE gateway = %s AND epoch = %s", gateway, epoch
+        )
+        return rows[0][0] if rows else {}
+
+    @contextmanager
+    def live(self, query: str = "") -> Iterator[list[Json]]:
+        """A list that grows by what `/live` sends from now on: observations, each with the id of its Datastream."""
+        seen: list[Json] = []
+        with self.http.stream("GET", f"/live{query}") as stream:
+            lines = stream.iter_lines()
+            next(lines)  # the greeting: from here on nothing is missed
+            reader = threading.Thread(target=_read_live, args=(lines, seen), daemon=True)
+            reader.start()
+            yield seen
+
+    # -- patience ----------------------------------------------------------------------------------------------------
+
+    def until(self, condition: Callable[[], T], what: str, within: float = SOON) -> T:
+        """Ask until the answer is true, and return it. Fails with what a user would have seen."""
+        deadline = time.monotonic() + within
+        answer: Any = None
+        while True:
+            with suppress(httpx.TransportError, psycopg.OperationalError):  # a service or the store is away
+                answer = condition()
+                if answer:
+                    return answer
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"not within {within:g} s: {what}; the last answer was {answer!r}\n{self.story()}"
+                )
+            time.sleep(0.03)
+
+    def story(self) -> str:
+        """What a person who looks into the folder would read."""
+        running = self.pids()
+        return "\n".join(
+            f"--- {name} ({'runs' if name in running else 'does not run'})\n{self.said(name, 8)}"
+            for name in self.services
+        )
+
+
+def _read_live(lines: Iterator[str], seen: list[Json]) -> None:
+    event = ""
+    with suppress(httpx.HTTPError, httpx.StreamError):  # closed by who no longer watches
+        for line in lines:
+            if line.startswith("event: "):
+                event = line.removeprefix("event: ")
+            elif line.startswith("data: ") and event == "observations":
+                seen.extend(
+                    one | {"Datastream": one["Datastream"]["@iot.id"]}
+                    for one in msgspec.json.decode(line.removeprefix("data: "))
+                )
+
+
+class Device:
+    """An MQTT client as a device has it, which also hears what is said to a gateway."""
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self.heard: list[tuple[str, bytes]] = []
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = self._hear
+        self._client.reconnect_delay_set(0.1, 1)
+        self._client.connect(address.hostname or "", address.port or 1883)
+        self._client.loop_start()
+
+    def _hear(self, _client: Client, _data: None, message: MQTTMessage) -> None:
+        self.heard.append((message.topic, message.payload))
+
+    def listen(self, topic: str) -> None:
+        """Hear what comes on a topic from now on."""
+        done: list[int] = []
+        self._client.on_subscribe = lambda *_: done.append(1)
+        self._client.subscribe(topic, 1)
+        deadline = time.monotonic() + SOON
+        while not done:
+            assert time.monotonic() < deadline, f"the broker did not take the subscription to {topic}"
+            time.sleep(0.01)
+
+    def publish(self, topic: str, payload: bytes | str, *, qos: int = 1, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos=qos, retain=retain).wait_for_publish(SOON)
+
+    def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Publish many without waiting for each."""
+        for sent in [self._client.publish(topic, payload, qos=1) for payload in payloads]:
+            sent.wait_for_publish(SOON)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+# RFC 8428 §6, Table 4.
+_LABELS = {"bn": -2, "bt": -3, "bu": -4, "bv": -5, "bs": -6, "n": 0, "u": 1, "v": 2, "vs": 3, "vb": 4, "s": 5,
+    "t": 6, "ut": 7, "vd": 8}  # fmt: skip
+
+
+def labelled(record: Json) -> dict[int | str, Any]:
+    """A record with the labels that it has in CBOR."""
+    return {_LABELS.get(name, name): value for name, value in record.items()}
+
+
+def stream(name: str, *, unit: str = "ug/m3", kind: str = MEASUREMENT, title: str = "", **more: Any) -> Json:
+    """A Datastream of a descriptor."""
+    return {
+        "name": title or f"NO2 of {name}",
+        "description": "nitrogen dioxide",
+        "observationType": kind,
+        "unitOfMeasurement": {"name": "microgram per cubic metre", "symbol": unit, "definition": "ucum:ug/m3"},
+        "properties": {"streamName": name, "interval": "PT1S"} | more,
+        "Sensor": {
+            "name": "chemiluminescence", "description": "analyser", "encodingType": "text/html", "metadata": "none",
+        },
+        "ObservedProperty": {
+            "name": "NO2", "definition": "urn:test:no2", "description": "nitrogen dioxide in the air",
+        },
+    }  # fmt: skip
+
+
+def place(longitude: float = 2.17, latitude: float = 41.39, name: str = "street") -> Json:
+    return {
+        "name": name,
+        "description": "where the lamp post stands",
+        "encodingType": "application/geo+json",
+        "location": {"type": "Point", "coordinates": [longitude, latitude]},
+    }
+
+
+def thing(key: str, *streams: Json, at: Json | None = None, name: str = "", **properties: Any) -> Json:
+    """A Thing of a descriptor, with its Location and Datastreams."""
+    return {
+        "name": name or key,
+        "description": "a lamp post",
+        "properties": {"key": key} | properties,
+        "Locations": [at or place()],
+        "Datastreams": list(streams),
+    }
+
+
+def slug(text: str) -> str:
+    """A name that gateways and streams may have."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:56]
+
+
+def run(*arguments: object, env: dict[str, str], within: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run the command `citylab` to its end."""
+    command = [sys.executable, "-m", "citylab", *map(str, arguments)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=within, check=False)
+
+
+@contextmanager
+def running_city(kind: str, folder: Path, log_url: str, store_url: str) -> Iterator[City]:
+    """A city with a broker of its own, whose services have said that they are well."""
+    with ExitStack() as stack:
+        broker = Broker(kind, folder / "broker")
+        stack.callback(broker.close)
+        broker.start()
+        settings = Settings.load({}, data=folder).replaced(
+            broker_url=broker.url, log_url=log_url, store_url=store_url, http_port=free_port()
+        )
+        running = stack.enter_context(City(folder, settings, broker))
+        running.until(lambda: running.http.get("/health/ready").status_code == 200, "the city is well")
+        yield running
