@@ -29,6 +29,10 @@ dashboards/static/index.html: .venv/.locked $(shell find dashboards/live -type f
 .PHONY: assets
 assets: dashboards/static/index.html  ## build the live page from its lock file
 
+.PHONY: references
+references: setup  ## write docs/reference/ anew from the code
+	$(BIN)/python docs/generate.py
+
 .PHONY: engines
 engines:  ## install and start Mosquitto, Kafka and TimescaleDB natively (Debian, as root)
 	$(PYTHON) deploy/engines.py install
