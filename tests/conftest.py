@@ -3,10 +3,18 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 from engines import url_of
 from stores import Databases, embedded_server
 
 from citylab.adapters.store import PostgresStore
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process sends the logs to the test's own standard error, which then closes."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
