@@ -27,6 +27,7 @@ _TAKES = {
     "OM_TruthObservation": Kind.BOOLEAN,
 }
 _EVERYTHING = Kind.NUMBER | Kind.TEXT | Kind.BOOLEAN
+NO_STREAM = -1  # the slot of a record whose name no Datastream has
 
 
 class Stream(NamedTuple):
@@ -44,7 +45,7 @@ class Stream(NamedTuple):
 
 
 class Catalogue:
-    """Streams by name and unit; per slot, int64 arrays of shape (number of streams,)."""
+    """Streams by name and unit; per slot, arrays of shape (number of streams + 1,), the last for NO_STREAM."""
 
     def __init__(self, version: int, streams: Iterable[Stream]) -> None:
         self.version = version
@@ -56,17 +57,16 @@ class Catalogue:
             self.slots[stream.name, None] = slot
             for unit in stream.units:
                 self.slots[stream.name, unit] = slot
-        self.datastream: Int64 = np.array([s.datastream for s in self.streams], np.int64)
-        self.takes: Int64 = np.array(
-            [_TAKES.get(s.observation_type.rpartition("/")[2], _EVERYTHING) for s in self.streams], np.int64
+        self.datastream = _column((s.datastream for s in self.streams), 0)
+        self.takes = _column(
+            (_TAKES.get(s.observation_type.rpartition("/")[2], _EVERYTHING) for s in self.streams),
+            _EVERYTHING,
         )
         # Most streams have one gateway and one place; who has more is looked up by itself.
         self._gateway_codes: dict[str, int] = {}
-        self.owner: Int64 = np.array([self._owner(s) for s in self.streams], np.int64)
-        self.feature: Int64 = np.array(
-            [s.features[0][1] if s.features else 0 for s in self.streams], np.int64
-        )
-        self.moved = np.array([len(s.features) > 1 for s in self.streams], np.bool_)
+        self.owner = _column((self._owner(s) for s in self.streams), -1)
+        self.feature = _column((s.features[0][1] if s.features else 0 for s in self.streams), 0)
+        self.moved = _column((len(s.features) > 1 for s in self.streams), 0).astype(np.bool_)
 
     def _owner(self, stream: Stream) -> int:
         if not stream.gateways:
@@ -98,6 +98,10 @@ class Catalogue:
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name
+
+
+def _column(values: Iterable[int], no_stream: int) -> Int64:
+    return np.array([*values, no_stream], np.int64)
 
 
 EMPTY = Catalogue(0, ())
