@@ -191,11 +191,13 @@ def _verdicts(c: _Candidates, rules: Rules) -> Iterator[tuple[BoolArray, Reason,
         unkeepable[row] = isinstance(value, str) and "\0" in value
     for row, total in c.columns.total.items():
         endless[row] = not math.isfinite(total)
-    unmatched[list(c.columns.unmatched)] = True
+    for row, (_, unit) in c.columns.unmatched.items():
+        unmatched[row] = True
+        unkeepable[row] |= unit is not None and "\0" in unit
     endless |= (kind == Kind.NUMBER) & ~np.isfinite(c.number)
     yield endless, Reason.NOT_FINITE, "NaN and infinity are no measurements"
     yield ~c.times.finite, Reason.NOT_FINITE, "the time is not finite"
-    yield unkeepable, Reason.TYPE_MISMATCH, "the text holds the character NUL, which the store cannot keep"
+    yield unkeepable, Reason.TYPE_MISMATCH, "its text holds the character NUL, which the store cannot keep"
 
     unknown = c.slot == NO_STREAM
     detail = "no Datastream has this stream name; it is taken up when a descriptor registers it"

@@ -151,6 +151,7 @@ def test_nothing_is_nothing():
         ({"n": "gw/temperature", "v": 1, "t": 946684799.9}, Reason.TIME_IMPLAUSIBLE, "2000-01-01T00:00:00Z"),
         ({"n": "gw/temperature", "v": 1, "t": -1e300}, Reason.TIME_IMPLAUSIBLE, "2000"),
         ({"n": "gw/state", "vs": "a\0b"}, Reason.TYPE_MISMATCH, "NUL"),
+        ({"n": "gw/new", "v": 1, "u": "\0"}, Reason.TYPE_MISMATCH, "NUL"),
     ],
 )  # fmt: skip
 def test_a_record_that_cannot_be_stored_says_why(record, reason, told):
