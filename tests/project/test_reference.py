@@ -1,6 +1,7 @@
 """The generated pages of the reference are what the code says."""
 
 import importlib.util
+import re
 from types import ModuleType
 
 import pytest
@@ -59,3 +60,18 @@ def test_a_secret_is_called_one(generate: ModuleType) -> None:
     lines = [line for line in generate.pages()["settings.md"].splitlines() if "A secret." in line]
 
     assert {line.split("`")[1] for line in lines} == {"CITYLAB_GRAFANA_TOKEN", "CITYLAB_GRAFANA_DB_PASSWORD"}
+
+
+def test_the_tutorial_explains_the_live_pages_states_as_the_page_does() -> None:
+    source = (ROOT / "dashboards" / "live" / "src" / "states.ts").read_text()
+    names, meanings = (
+        re.findall(
+            r'^  \w+: "(.+)",$', source.partition(f"{table}: Record")[2].partition("};")[0], re.MULTILINE
+        )
+        for table in ("STATE_NAMES", "STATE_MEANINGS")
+    )
+    tutorial = (ROOT / "docs" / "tutorials" / "city-engineer.md").read_text()
+
+    assert len(names) == len(meanings) == 6
+    for name, meaning in zip(names, meanings, strict=True):
+        assert f"| {name} | {meaning} |" in tutorial
