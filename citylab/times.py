@@ -3,15 +3,17 @@
 import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 from citylab.model import DAY, HOUR, MINUTE, SECOND, Micros
 
 _INSTANT = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s?(?:([Zz])|([+\- ])(\d\d):?(\d\d)?)",
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?\s?(?:([Zz])|([+\- ])(\d\d):?([0-5]\d)?)",
     re.ASCII,
 )
+_NUMBER = r"(\d+(?:[.,]\d+)?)"
 _DURATION = re.compile(
-    r"P(?:(\d+(?:\.\d+)?)W|(?:(\d+(?:\.\d+)?)D)?(?:T(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?)",
+    rf"P(?:{_NUMBER}W|(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?)",
     re.ASCII,
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,12 +35,12 @@ def parse_instant(text: str) -> Micros:
             f"{text!r} is no ISO 8601 date and time with an offset, such as 2026-05-01T07:00:00Z"
         )
     year, month, day, hour, minute, second, fraction, zulu, sign, hours, minutes = match.groups()
-    zone: timezone = UTC
-    if not zulu:
-        offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
-        zone = timezone(-offset if sign == "-" else offset)
     micro = int((fraction or "0").ljust(6, "0")[:6])
     try:
+        zone: timezone = UTC
+        if not zulu:
+            offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
+            zone = timezone(-offset if sign == "-" else offset)
         moment = datetime(
             int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=zone
         )
@@ -64,8 +66,11 @@ def parse_duration(text: str) -> Micros:
     match = _DURATION.fullmatch(text)
     if not match or not any(match.groups()):
         raise ValueError(f"{text!r} is no ISO 8601 duration of fixed length, such as PT1H or PT10S")
-    weeks, days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return round(weeks * 7 * DAY + days * DAY + hours * HOUR + minutes * MINUTE + seconds * SECOND)
+    weeks, days, hours, minutes, seconds = (Decimal((n or "0").replace(",", ".")) for n in match.groups())
+    length = round(weeks * 7 * DAY + days * DAY + hours * HOUR + minutes * MINUTE + seconds * SECOND)
+    if length > LAST_INSTANT - FIRST_INSTANT:
+        raise ValueError(f"{text!r} is longer than all time that can be written, the years 1 to 9999")
+    return length
 
 
 FIRST_INSTANT: Micros = parse_instant("0001-01-01T00:00:00Z")
