@@ -31,11 +31,12 @@ UNNUMBERED_SUBSCRIPTIONS = ((f"$share/citylab-devices/{ROOT}+/packs", 1),)
 
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself
+LONGEST_NAME = 64  # characters kept of a gateway's name that is none
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the bridge refuses. most_bytes: of a pack or a descriptor."""
+    """What the bridge refuses. most_bytes: of a pack or a status, and of what is kept of a message that is refused."""
 
     most_bytes: int = 256 * 1024
     most_descriptor_bytes: int = 4 << 20
@@ -88,10 +89,11 @@ class Bridge:
             gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
             if kind in {"descriptor", "status"}:
                 digest = blake2b(message.payload, digest_size=16).digest()
-                if not message.payload or self._retained.get(message.topic) == digest:
+                known = kept.get(message.topic, self._retained.get(message.topic))
+                if not message.payload or known == digest:
                     continue  # deleted from the broker, or delivered again after a reconnect
                 kept[message.topic] = digest
-            epoch = seq = 0
+            payload, named = message.payload, gateway
             headers = {"gateway": gateway, "received-at": str(message.received_at)}
             try:
                 topic = self._check(gateway, kind, message)
@@ -101,7 +103,9 @@ class Bridge:
                     told.append((gateway, epoch, seq, None))
             except Rejected as error:
                 topic = Topic.REFUSED
-                headers |= {"reason": error.reason, "detail": error.detail}
+                # What is too long for the log's events and the store's keys is cut.
+                payload, named = payload[: self.limits.most_bytes], gateway[:LONGEST_NAME]
+                headers |= {"gateway": named, "reason": error.reason, "detail": error.detail}
                 if kind == "packs/numbered":
                     try:
                         epoch, seq = identity(message.payload)
@@ -111,7 +115,7 @@ class Bridge:
                         pass  # without its numbers there is nothing to tell the gateway
             if topic != Topic.PACKS:
                 headers["topic"] = message.topic
-            event = NewEvent(gateway, message.payload, headers, message.received_at)
+            event = NewEvent(named, payload, headers, message.received_at)
             events.setdefault(topic, []).append(event)
         for topic, some in events.items():
             await self._append_patiently(topic, some)
@@ -134,7 +138,9 @@ class Bridge:
         most = self.limits.most_descriptor_bytes if kind == "descriptor" else self.limits.most_bytes
         if len(message.payload) > most:
             raise Rejected(
-                Reason.MALFORMED, f"{len(message.payload)} bytes are more than the {most} that are taken"
+                Reason.MALFORMED,
+                f"{len(message.payload)} bytes are more than the {most} that are taken;"
+                f" the first {self.limits.most_bytes} are kept",
             )
         if kind == "descriptor":
             return Topic.DESCRIPTORS

@@ -5,7 +5,7 @@ import sqlite3
 
 import msgspec
 import pytest
-from city import MEASUREMENT, T0, run, slug, stream, thing
+from city import MEASUREMENT, T0, run, stream, thing
 
 from citylab.times import format_instant, now, parse_instant
 
@@ -247,9 +247,24 @@ def test_packs_without_acknowledgement_by_mqtt_arrive_too(city, gateway, no2):
 
 
 def test_a_gateways_state_is_known_and_a_will_takes_only_its_presence(city, gateway):
-    slug_ = slug(gateway)
-    city.publish(f"{slug_}/status", b'{"state":"online","outbox":{"last":7}}', retain=True)
-    city.publish(f"{slug_}/status", b'{"state":"offline"}', retain=True)
+    city.publish(f"{gateway}/status", b'{"state":"online","outbox":{"last":7}}', retain=True)
+    city.publish(f"{gateway}/status", b'{"state":"offline"}', retain=True)
 
     status = "SELECT status ->> 'state', (status -> 'outbox' ->> 'last')::int FROM gateways WHERE name = %s"
-    city.until(lambda: city.fetch(status, slug_) == [("offline", 7)], "it is offline, with what it last held")
+    city.until(
+        lambda: city.fetch(status, gateway) == [("offline", 7)], "it is offline, with what it last held"
+    )
+
+
+def test_the_last_of_several_states_stands(city, gateway):
+    online, offline = b'{"state":"online"}', b'{"state":"offline"}'
+    status = "SELECT status ->> 'state' FROM gateways WHERE name = %s"
+    city.publish(f"{gateway}/status", online)
+    city.until(lambda: city.fetch(status, gateway) == [("online",)], "it is online")
+
+    city.device.publish_all(f"citylab/v1/gateways/{gateway}/status", [offline, online] * 5)
+    city.publish(f"{gateway}/status", b'{"last":true}')
+
+    told = "SELECT status ->> 'state' FROM gateways WHERE name = %s AND status ? 'last'"
+    city.until(lambda: city.fetch(told, gateway), "the last status is kept")
+    assert city.fetch(told, gateway) == [("online",)]
