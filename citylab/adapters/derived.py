@@ -12,6 +12,7 @@ from citylab.model import HOUR, MINUTE, Quality
 from citylab.windows import fold
 
 LARGEST_AGGREGATED = 1e140  # beyond it squares overflow: counted, but not among the good
+SMALLEST_AGGREGATED = 1e-130  # below it squares underflow, which PostgreSQL refuses: aggregated as 0
 _ROWS_PER_UPDATE, _TEXT_PER_UPDATE = 10_000, 1 << 20
 
 
@@ -95,6 +96,7 @@ async def _aggregate(connection: Connection, facts: Facts, rows: Observations) -
         return
     series, time, value = rows.datastream[numeric], rows.time[numeric], rows.number[numeric]
     quality = np.where(np.abs(value) > LARGEST_AGGREGATED, np.int8(Quality.BAD), rows.quality[numeric])
+    value = np.where(np.abs(value) < SMALLEST_AGGREGATED, 0.0, value)
     inside = time - facts.stamp_end[series]
     short = facts.minutes[series]
     if short.any():

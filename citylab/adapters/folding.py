@@ -3,7 +3,7 @@
 A sum of squares would cancel; M2 is the sum of the parts' M2 and of the squared distances of their means.
 """
 
-from citylab.adapters.derived import LARGEST_AGGREGATED
+from citylab.adapters.derived import LARGEST_AGGREGATED, SMALLEST_AGGREGATED
 from citylab.adapters.postgres import Connection
 
 _LOCK = 7102004
@@ -33,8 +33,8 @@ part AS (
         AND o.phenomenon_time >= t.h + s.back AND o.phenomenon_time < t.h + interval '{window}' + s.back
     CROSS JOIN LATERAL (SELECT o.quality <> 3 AND coalesce(o.result_quality ->> 'flag', '') <> 'bad'
         AND abs(o.result_number) <= {LARGEST_AGGREGATED}) g (good)
-    CROSS JOIN LATERAL (SELECT CASE WHEN good THEN 1 ELSE 0 END, CASE WHEN good THEN o.result_number END,
-        CASE WHEN good THEN o.phenomenon_time END) x (n, v, t)
+    CROSS JOIN LATERAL (SELECT CASE WHEN good THEN 1 ELSE 0 END, CASE WHEN good AND abs(o.result_number) < {SMALLEST_AGGREGATED}
+        THEN 0 WHEN good THEN o.result_number END, CASE WHEN good THEN o.phenomenon_time END) x (n, v, t)
 )"""
 
 
