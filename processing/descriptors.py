@@ -47,10 +47,14 @@ def identity(thing: Json) -> str:
 
 
 def key_of(thing: Json) -> str | None:
-    """A Thing's `properties.key`, as the store has it: of a number or a truth its JSON text."""
-    properties = thing.get("properties")
-    key = properties.get("key") if isinstance(properties, dict) else None
+    """A Thing's `properties.key`, as the store has it: of whatever is no text, its JSON."""
+    key = _key(thing)
     return key if key is None or isinstance(key, str) else text_of(key)
+
+
+def _key(thing: Json) -> Any:
+    properties = thing.get("properties")
+    return properties.get("key") if isinstance(properties, dict) else None
 
 
 def differences(new: Json, old: Json, keys: Sequence[str]) -> Json:
@@ -91,6 +95,8 @@ def read_thing(thing: Json) -> Draft:
     try:
         draft = read_draft(SETS["Things"], msgspec.json.encode(thing))
         _hold_only_ones_own(draft)
+        if not isinstance(_key(thing), str | int | None):
+            raise Rejected(Reason.MALFORMED, "properties.key is a text or a whole number")
     except Rejected as error:
         raise Rejected(error.reason, f"the Thing {thing.get('name')!r}: {error.detail}") from None
     return draft

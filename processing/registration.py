@@ -163,10 +163,12 @@ async def _register_thing(
     draft = read_thing(thing)  # nothing of a Thing is written unless all of it is right
     key = key_of(thing)
     if key is not None:
-        found = await transaction.fetch("SELECT id, gateway, properties FROM things WHERE key = %s", (key,))
+        found = await transaction.fetch(
+            "SELECT id, gateway, properties FROM things WHERE key = %s ORDER BY id", (key,)
+        )
     else:
         found = await transaction.fetch(
-            "SELECT id, gateway, properties FROM things WHERE gateway = %s AND name = %s AND key IS NULL",
+            "SELECT id, gateway, properties FROM things WHERE gateway = %s AND name = %s AND key IS NULL ORDER BY id",
             (gateway, thing["name"]),
         )
     if not found:
@@ -178,7 +180,10 @@ async def _register_thing(
     else:
         thing_id, owner, stored = found[0]
         _check_owner(gateway, owner, stored, f"the Thing {identity(thing)!r}")
-        await _set(transaction, "things", thing_id, differences(thing, before, _THING))
+        changes = differences(thing, before, _THING)
+        if owner is None:  # it came through the API: the first gateway to register it is its owner
+            changes["gateway"] = gateway
+        await _set(transaction, "things", thing_id, changes)
         if "Locations" in thing and thing["Locations"] != before.get("Locations"):
             await _move(transaction, thing_id, thing["Locations"], at)
     streams, old = streams_of(thing), streams_of(before)
