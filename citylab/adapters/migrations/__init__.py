@@ -2,12 +2,15 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import NamedTuple
 
 import psycopg
 import structlog
 from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
 
 from citylab.adapters.postgres import translated
 from citylab.errors import ConfigurationError
@@ -41,14 +44,17 @@ async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]
 
     Makes observations a hypertable where the server offers TimescaleDB. `grafana_password` opens the role
     `citylab_grafana`, which reads schema `grafana` and nothing else.
-    Raises `Unavailable`, and `ConfigurationError` when the database is newer than this program.
+    Raises `Unavailable`, and `ConfigurationError` when the database is newer than this program, or the account may
+    not do what is needed.
     """
     applied = []
-    with translated():
+    with translated(), _allowed(url):
         async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=5
+            url,
+            autocommit=True,
+            connect_timeout=5,
+            options="-c search_path=public -c client_min_messages=warning",
         ) as connection:
-            await connection.execute("SET client_min_messages = warning")
             await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, name text NOT NULL,"
@@ -81,6 +87,22 @@ async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]
                 )
                 await connection.execute(statement)
     return applied
+
+
+@contextmanager
+def _allowed(url: str) -> Iterator[None]:
+    """Say what an account needs that may not do what a migration does."""
+    try:
+        yield
+    except errors.InsufficientPrivilege as error:
+        to = conninfo_to_dict(url)
+        raise ConfigurationError(
+            f"the account {to.get('user')} may not migrate the database {to.get('dbname')}"
+            f" ({error.diag.message_primary}): let its owner run `citylab migrate`, or GRANT CREATE ON DATABASE"
+            f" {to.get('dbname')} TO {to.get('user')} and GRANT CREATE ON SCHEMA public TO {to.get('user')}"
+        ) from error
+    except errors.RaiseException as error:  # of our own files
+        raise ConfigurationError(f"{error.diag.message_primary}. {error.diag.message_hint or ''}") from error
 
 
 async def _use_timescale(connection: psycopg.AsyncConnection) -> bool:
