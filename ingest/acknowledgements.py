@@ -1,6 +1,6 @@
 """What the platform tells gateways: which of their packs the log has, coalesced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -12,13 +12,13 @@ class Acknowledgements:
         self._appended: dict[tuple[str, int], list[int]] = {}
         self._refused: dict[tuple[str, int], dict[str, str]] = {}
 
-    def appended(self, gateway: str, epoch: int, seq: int) -> None:
-        """The log has this pack."""
-        self._appended.setdefault((gateway, epoch), []).append(seq)
-
-    def refused(self, gateway: str, epoch: int, seq: int, reason: str) -> None:
-        """The log has this pack among the refused ones."""
-        self._refused.setdefault((gateway, epoch), {})[str(seq)] = reason
+    def add(self, gateway: str, headers: Mapping[str, str]) -> None:
+        """The log has the event of this pack, among the refused ones if its headers give a reason."""
+        key = gateway, int(headers["epoch"])
+        if "reason" in headers:
+            self._refused.setdefault(key, {})[headers["seq"]] = headers["reason"]
+        else:
+            self._appended.setdefault(key, []).append(int(headers["seq"]))
 
     def take(self) -> Iterator[tuple[str, bytes]]:
         """Yield gateway and payload of what is to be told (the contracts, topic `acks`), and forget it."""

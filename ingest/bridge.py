@@ -32,6 +32,8 @@ UNNUMBERED_SUBSCRIPTIONS = ((f"$share/citylab-devices/{ROOT}+/packs", 1),)
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself
 LONGEST_NAME = 64  # characters kept of a gateway's name that is none
+RETAINED = ("/descriptor", "/status")
+_TOPICS = {"descriptor": Topic.DESCRIPTORS, "status": Topic.STATUS}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Bridge:
         self.packs = self.refused = 0
         self._retained: dict[
             str, bytes
-        ] = {}  # digest of the descriptor or status that the log has, by MQTT topic
+        ] = {}  # by topic, the digest of the descriptor or status that the log has
 
     async def run(self) -> None:
         """Run until cancelled. A broker or a log that goes away is waited for."""
@@ -83,68 +85,56 @@ class Bridge:
     async def _append(self, messages: Sequence[Message]) -> None:
         """Return once the log has every message, as a pack, a descriptor, a status or a refusal."""
         events: dict[Topic, list[NewEvent]] = {}
-        told: list[tuple[str, int, int, Reason | None]] = []
         kept: dict[str, bytes] = {}
         for message in messages:
-            gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
-            if kind in {"descriptor", "status"}:
+            if message.topic.endswith(RETAINED):
                 digest = blake2b(message.payload, digest_size=16).digest()
                 known = kept.get(message.topic, self._retained.get(message.topic))
                 if not message.payload or known == digest:
                     continue  # deleted from the broker, or delivered again after a reconnect
                 kept[message.topic] = digest
-            payload, named = message.payload, gateway
-            headers = {"gateway": gateway, "received-at": str(message.received_at)}
-            try:
-                topic = self._check(gateway, kind, message)
-                if kind == "packs/numbered":
-                    epoch, seq = identity(message.payload)
-                    headers |= {"epoch": str(epoch), "seq": str(seq)}
-                    told.append((gateway, epoch, seq, None))
-            except Rejected as error:
-                topic = Topic.REFUSED
-                # What is too long for the log's events and the store's keys is cut.
-                payload, named = payload[: self.limits.most_bytes], gateway[:LONGEST_NAME]
-                headers |= {"gateway": named, "reason": error.reason, "detail": error.detail}
-                if kind == "packs/numbered":
-                    try:
-                        epoch, seq = identity(message.payload)
-                        headers |= {"epoch": str(epoch), "seq": str(seq)}
-                        told.append((gateway, epoch, seq, Reason(error.reason)))
-                    except Rejected:
-                        pass  # without its numbers there is nothing to tell the gateway
-            if topic != Topic.PACKS:
-                headers["topic"] = message.topic
-            event = NewEvent(named, payload, headers, message.received_at)
+            topic, event = self._event(message)
             events.setdefault(topic, []).append(event)
         for topic, some in events.items():
             await self._append_patiently(topic, some)
         self._retained |= kept
         self.packs += len(events.get(Topic.PACKS, ()))
         self.refused += len(events.get(Topic.REFUSED, ()))
-        for gateway, epoch, seq, reason in told:
-            if reason is None:
-                self.acknowledgements.appended(gateway, epoch, seq)
-            else:
-                self.acknowledgements.refused(gateway, epoch, seq, reason)
+        for topic in (Topic.PACKS, Topic.REFUSED):
+            for event in events.get(topic, ()):
+                if "seq" in event.headers:
+                    self.acknowledgements.add(event.key, event.headers)
 
-    def _check(self, gateway: str, kind: str, message: Message) -> Topic:
-        """The log topic a message belongs into. Raises `Rejected`."""
-        if not GATEWAY_NAME.fullmatch(gateway):
-            raise Rejected(
-                Reason.MALFORMED,
-                f"a gateway's name has 1 to 64 ASCII letters, digits and -_.: , which {gateway[:80]!r} has not",
+    def _event(self, message: Message) -> tuple[Topic, NewEvent]:
+        """What the log gets of a message, and into which topic."""
+        gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
+        payload, headers = message.payload, {"gateway": gateway, "received-at": str(message.received_at)}
+        try:
+            _check_name(gateway)
+            if kind == "packs/numbered":
+                epoch, seq = identity(payload)
+                headers |= {"epoch": str(epoch), "seq": str(seq)}
+            most = self.limits.most_descriptor_bytes if kind == "descriptor" else self.limits.most_bytes
+            if len(payload) > most:
+                raise Rejected(
+                    Reason.MALFORMED,
+                    f"{len(payload)} bytes are more than the {most} that are taken;"
+                    f" the first {self.limits.most_bytes} are kept",
+                )
+            topic = _TOPICS.get(kind, Topic.PACKS)
+        except Rejected as error:
+            topic = Topic.REFUSED
+            # What the log's events and the store's keys cannot take is cut.
+            payload = payload[: self.limits.most_bytes]
+            gateway = "".join(c if c.isprintable() else "?" for c in gateway[:LONGEST_NAME])
+            headers |= {"gateway": gateway, "reason": error.reason, "detail": error.detail}
+        if topic == Topic.PACKS:
+            headers["content-type"] = (
+                "application/senml+cbor" if payload >= b"\x80" else "application/senml+json"
             )
-        most = self.limits.most_descriptor_bytes if kind == "descriptor" else self.limits.most_bytes
-        if len(message.payload) > most:
-            raise Rejected(
-                Reason.MALFORMED,
-                f"{len(message.payload)} bytes are more than the {most} that are taken;"
-                f" the first {self.limits.most_bytes} are kept",
-            )
-        if kind == "descriptor":
-            return Topic.DESCRIPTORS
-        return Topic.STATUS if kind == "status" else Topic.PACKS
+        else:
+            headers["topic"] = message.topic
+        return topic, NewEvent(gateway, payload, headers, message.received_at)
 
     async def _append_patiently(self, topic: Topic, events: Sequence[NewEvent]) -> None:
         delay, said = 0.1, False
@@ -195,6 +185,14 @@ class Bridge:
             )
             await self._append_patiently(Topic.STATUS, [event])
             await asyncio.sleep(REPORT_EVERY)
+
+
+def _check_name(gateway: str) -> None:
+    if not GATEWAY_NAME.fullmatch(gateway):
+        raise Rejected(
+            Reason.MALFORMED,
+            f"a gateway's name has 1 to 64 ASCII letters, digits and -_.: , which {gateway[:80]!r} has not",
+        )
 
 
 async def _drain(connection: BrokerConnection) -> None:
