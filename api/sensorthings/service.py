@@ -3,16 +3,27 @@
 The database makes the JSON; what is done here for a request does not grow with the number of entities in its answer.
 """
 
-import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import structlog
 
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
 from api.sensorthings.plans import Form, Plan, Plans
+from api.sensorthings.requests import (
+    TEXT,
+    Answer,
+    Headers,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    receive_request,
+    send_answer,
+)
 from api.sensorthings.requirements import conformance
 from api.sensorthings.resource import Resource, Step, read_resource
 from api.sensorthings.statements import Compiled, Compiler
@@ -26,29 +37,10 @@ from citylab.policy import Visible, everything
 from citylab.ports import EntityWrites, Store, Transaction
 from citylab.times import now
 
-ROOT = "/v1.1"
-LARGEST_DOCUMENT = 16 << 20  # bytes
 _EXTENT_SECONDS = 10
 _ATTEMPTS = 10  # of a transaction that met another
-_HOST = re.compile(rb"[A-Za-z0-9._~\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
-_JSON = b"application/json"
-_TEXT = b"text/plain;charset=utf-8"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
 
 log = structlog.get_logger()
-
-
-class Answer(NamedTuple):
-    """A response."""
-
-    status: int
-    content: bytes = b""
-    kind: bytes = _JSON
-    headers: Headers = ()
 
 
 class SensorThings:
@@ -81,33 +73,55 @@ class SensorThings:
         """Answer one request; whatever goes wrong becomes an answer too."""
         method = scope["method"]
         try:
-            answer = await self._answer(method, scope, receive)
+            answer = await self.answer(await receive_request(scope, receive, self._public))
         except CitylabError as error:
-            answer = _refusal(error)
+            answer = refusal(error)
         except Exception:
             log.exception("a request failed", method=method, path=scope["path"])
             answer = Answer(500, body(500, "an error of this service, which its log describes"))
-        await _send(answer, send, with_content=method != "HEAD")
+        await send_answer(answer, send, with_content=method != "HEAD")
 
-    async def _answer(self, method: str, scope: Scope, receive: Receive) -> Answer:
-        path = _path(scope)
-        if method == "OPTIONS":
+    async def answer(self, request: Request) -> Answer:
+        """Answer a request, by HTTP or inside a batch. Raises `CitylabError` for what cannot be answered."""
+        path = request.path
+        if request.method == "OPTIONS":
             return Answer(204, headers=_PREFLIGHT)
-        if method in {"GET", "HEAD"}:
-            base = self._base(scope)
+        if request.method in {"GET", "HEAD"}:
             if not path.strip("/"):
-                return Answer(200, landing_page(base))
-            return await self._get(read_resource(path), scope["query_string"].decode("latin-1"), base)
-        if method == "POST":
-            resource = read_resource(path)
-            return await self._post(resource, await _document(receive), self._base(scope))
-        raise RequestError(405, f"{method} is not possible here")
+                return Answer(200, landing_page(request.base))
+            return await self._get(read_resource(path), request)
+        if request.method == "POST":
+            return await self._post(read_resource(path), request)
+        raise RequestError(405, f"{request.method} is not possible here")
+
+    @asynccontextmanager
+    async def _to_read(self, request: Request) -> AsyncIterator[Transaction]:
+        """A transaction to read in: the change set's, which sees what the set wrote, or one of the request's own."""
+        if request.transaction is not None:
+            yield request.transaction
+            return
+        async with self._store.transaction(read_only=True) as transaction:
+            yield transaction
+
+    async def _write(self, request: Request, work: Callable[[Transaction], Awaitable[Answer]]) -> Answer:
+        """Do a request's work in one transaction, and anew when it met another; a change set does that as a whole."""
+        if request.transaction is not None:
+            return await work(request.transaction)
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self._store.transaction() as transaction:
+                    return await work(transaction)
+            except Unavailable as error:
+                if error.retry_after or attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError
 
     # Reading ----------------------------------------------------------------------------------------------------
 
-    async def _get(self, resource: Resource, query_string: str, base: str) -> Answer:
-        plan = self._plans.plan(resource, query_string)
-        async with self._store.transaction(read_only=True) as transaction:
+    async def _get(self, resource: Resource, request: Request) -> Answer:
+        plan = self._plans.plan(resource, request.query)
+        base = request.base
+        async with self._to_read(request) as transaction:
             rows = await self._fetch(transaction, plan.statement, _filled(plan.statement, resource.ids, base))
             if not rows and len(resource.steps) > 1:
                 await self._explain_nothing(transaction, resource)
@@ -152,26 +166,23 @@ class SensorThings:
 
     # Creating ---------------------------------------------------------------------------------------------------
 
-    async def _post(self, resource: Resource, document: bytes, base: str) -> Answer:
+    async def _post(self, resource: Resource, request: Request) -> Answer:
         step = resource.steps[-1]
         if step.single or resource.reference or resource.of_property is not None or resource.of_id:
             raise RequestError(405, f"entities are created at a set, which {_path_of(resource)} is not")
-        for attempt in range(_ATTEMPTS):
-            try:
-                # Read anew each time: creating fills the draft in.
-                draft = read_draft(step.entity_type, document, parent=step.relation)
-                async with self._store.transaction() as transaction:
-                    if step.relation is not None:
-                        attach(draft, step.relation, await self._parent(transaction, resource))
-                    own = await self._writes.create(transaction, draft, now=self._clock())
-                    statement, single = self._read_back[step.entity_type.name]
-                    rows = await transaction.fetch(statement.sql, _filled(statement, (own,), base))
-                link = f"{base}{single.set_name}({own})"
-                return Answer(201, rows[0][0].encode(), headers=((b"location", link.encode()),))
-            except Unavailable as error:
-                if error.retry_after or attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+
+        async def create(transaction: Transaction) -> Answer:
+            # Read anew each time: creating fills the draft in.
+            draft = read_draft(step.entity_type, request.body, parent=step.relation)
+            if step.relation is not None:
+                attach(draft, step.relation, await self._parent(transaction, resource))
+            own = await self._writes.create(transaction, draft, now=self._clock())
+            statement, single = self._read_back[step.entity_type.name]
+            rows = await transaction.fetch(statement.sql, _filled(statement, (own,), request.base))
+            link = f"{request.base}{single.set_name}({own})"
+            return Answer(201, rows[0][0].encode(), headers=((b"location", link.encode()),))
+
+        return await self._write(request, create)
 
     async def _parent(self, transaction: Transaction, resource: Resource) -> int:
         statement = self._compiler.existence(resource.steps[:-1])
@@ -184,15 +195,6 @@ class SensorThings:
         """The statement that reads an entity which was just written."""
         resource = Resource(f"{entity_type.set_name}()", (Step(entity_type, None, 0),), (0,))
         return self._compiler.entity(resource, Query()), entity_type
-
-    def _base(self, scope: Scope) -> str:
-        if self._public is not None:
-            return f"{self._public}{ROOT}/"
-        for name, value in scope["headers"]:
-            if name == b"host" and _HOST.fullmatch(value):
-                return f"{scope['scheme']}://{value.decode()}{ROOT}/"
-        host, port = scope["server"]
-        return f"{scope['scheme']}://{host}:{port}{ROOT}/"
 
 
 def landing_page(base: str) -> bytes:
@@ -238,7 +240,7 @@ def _property(value: str | None, resource: Resource) -> Answer:
             return Answer(204)
         value = "null"
     if resource.value:
-        return Answer(200, value.encode(), _TEXT)
+        return Answer(200, value.encode(), TEXT)
     return Answer(200, b"{%s:%s}" % (msgspec.json.encode(resource.key), value.encode()))
 
 
@@ -250,28 +252,8 @@ def _path_of(resource: Resource) -> str:
     return path
 
 
-def _path(scope: Scope) -> str:
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.decode("latin-1").removeprefix(ROOT)
-
-
-async def _document(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise RequestError(400, "the document was not received whole")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > LARGEST_DOCUMENT:
-            raise RequestError(413, f"a document has at most {LARGEST_DOCUMENT} bytes")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _refusal(error: CitylabError) -> Answer:
+def refusal(error: CitylabError) -> Answer:
+    """What an error answers."""
     status = status_of(error)
     headers: Headers = ()
     if isinstance(error, Unavailable):
@@ -281,20 +263,8 @@ def _refusal(error: CitylabError) -> Answer:
     return Answer(status, body(status, message_of(error)), headers=headers)
 
 
-_OPEN: Headers = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"Location"),
-)
 _PREFLIGHT: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD, OPTIONS"),
     (b"access-control-allow-headers", b"*"),
     (b"access-control-max-age", b"86400"),
 )
-
-
-async def _send(answer: Answer, send: Send, *, with_content: bool) -> None:
-    headers = [*answer.headers, *_OPEN]
-    if answer.status != 204:
-        headers += [(b"content-type", answer.kind), (b"content-length", str(len(answer.content)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.content if with_content else b""})
