@@ -25,6 +25,7 @@ MOST_NODES = 2_000
 MOST_EXPANSIONS = 60
 
 COMPARISONS = frozenset({"eq", "ne", "gt", "ge", "lt", "le"})
+MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 TEMPORAL = frozenset({"before", "after", "meets", "during", "overlaps", "starts", "finishes"})
 _SUMS = frozenset({"add", "sub"})
 _PRODUCTS = frozenset({"mul", "div", "divby", "mod"})

@@ -25,6 +25,7 @@ REQUEST_DATA = (
     "request-data/count",
     "request-data/filter",
     "request-data/built-in-filter-operations",
+    "request-data/built-in-query-functions",
     "request-data/pagination",
 )
 CREATE = (

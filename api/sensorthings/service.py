@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
+from api.sensorthings.geometries import StoredGeometries
 from api.sensorthings.plans import Form, Plan, Plans
 from api.sensorthings.requests import (
     TEXT,
@@ -67,6 +68,7 @@ class SensorThings:
         self._plans = Plans(self._compiler)
         self._clock = clock
         self._extent: tuple[float, Extent] | None = None
+        self._geometries = StoredGeometries()
         self._read_back = {t.name: self._reading(t) for t in SETS.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,6 +142,7 @@ class SensorThings:
         self, transaction: Transaction, statement: Compiled, parameters: dict[str, object]
     ) -> list[tuple[Any, ...]]:
         """Run a statement, in wider and wider windows until its page is whole."""
+        parameters = await self._geometries.fill(transaction, parameters)
         if statement.window is None:
             return await transaction.fetch(statement.sql, parameters)
         rows: list[tuple[Any, ...]] = []
