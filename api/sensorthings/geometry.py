@@ -3,6 +3,7 @@
 Pure computation (Shapely, vectorised); run it in a thread, it takes its time.
 """
 
+import itertools
 import operator
 import re
 import time
@@ -23,6 +24,7 @@ Part: TypeAlias = Literal["true", "false", "all"]
 
 MOST_PAIRS = 100_000
 LONGEST_EVALUATION = 10.0  # s
+_VERSIONS = itertools.count()
 _SLICE = 2_048  # geometries between two looks at the clock
 
 _SRID = re.compile(r"\s*srid\s*=\s*\d+\s*;", re.IGNORECASE)
@@ -58,11 +60,14 @@ class Measure:
 
 
 class Table:
-    """The geometries of a source, by id: none is empty, invalid or three-dimensional. Never changed."""
+    """The geometries of a source, by id: none is empty, invalid or three-dimensional. Never changed.
 
-    def __init__(self, known: Mapping[int, Geometry], version: int) -> None:
+    version: no other has it.
+    """
+
+    def __init__(self, known: Mapping[int, Geometry]) -> None:
         self.known = known
-        self.version = version
+        self.version = next(_VERSIONS)
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -89,7 +94,7 @@ class Table:
                 known.pop(own, None)
             else:
                 known[own] = geometry
-        return Table(known, self.version + 1)
+        return Table(known)
 
 
 class Found(NamedTuple):
