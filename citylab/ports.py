@@ -162,7 +162,7 @@ class Transaction(Protocol):
 
     def stream(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, size: int = 1_000
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+    ) -> AsyncGenerator[list[tuple[Any, ...]]]:
         """Run a query through a cursor on the server; yield its rows `size` at a time, in constant memory."""
         ...
 

@@ -1,8 +1,9 @@
 """A request and its answer as values, and how they come from and go to ASGI."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, NamedTuple
 
 from api.sensorthings.errors import RequestError
@@ -91,23 +92,39 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def send_answer(answer: Answer, send: Send, *, with_content: bool) -> None:
+async def send_answer(answer: Answer, receive: Receive, send: Send, *, with_content: bool) -> None:
     """Send an answer. A stream is sent as fast as the client takes it, and closed when the client is gone."""
+    async with AsyncExitStack() as opened:
+        if answer.stream is not None:
+            await opened.enter_async_context(aclosing(answer.stream))
+        await send(_start(answer))
+        content = answer.content if with_content else b""
+        if answer.stream is None or not with_content:
+            await send({"type": "http.response.body", "body": content})
+            return
+        gone = asyncio.create_task(_disconnected(receive))
+        opened.callback(gone.cancel)
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        async for piece in answer.stream:
+            if gone.done():
+                return
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client is gone, for a server that says nothing when it sends to nobody."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _start(answer: Answer) -> MutableMapping[str, Any]:
     headers = [*answer.headers, *_OPEN]
     if answer.status != 204:
         headers.append((b"content-type", answer.kind))
         if answer.stream is None:
             headers.append((b"content-length", str(len(answer.content)).encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    content = answer.content if with_content else b""
-    if answer.stream is not None:
-        async with aclosing(answer.stream) as pieces:
-            if with_content:
-                await send({"type": "http.response.body", "body": content, "more_body": True})
-                async for piece in pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        content = b""
-    await send({"type": "http.response.body", "body": content})
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 
 _OPEN: Headers = (

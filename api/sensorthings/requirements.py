@@ -36,10 +36,11 @@ CREATE = (
     "create-update-delete/historical-location-auto-creation",
     "create-update-delete/historical-location-manual-creation",
 )
-CLASSES = {"datamodel": DATAMODEL, "resource-path": RESOURCE_PATH}
+DATA_ARRAY = ("data-array/data-array",)
+CLASSES = {"datamodel": DATAMODEL, "resource-path": RESOURCE_PATH, "data-array": DATA_ARRAY}
 """Requirements classes of which every requirement holds."""
 
-HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE)
+HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE, *DATA_ARRAY)
 
 
 def conformance() -> list[str]:

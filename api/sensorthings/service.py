@@ -3,10 +3,11 @@
 The database makes the JSON; what is done here for a request does not grow with the number of entities in its answer.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -39,9 +40,26 @@ from citylab.ports import EntityWrites, Store, Transaction
 from citylab.times import now
 
 _EXTENT_SECONDS = 10
+_MOST_EXPORTS = 4  # at once: each holds a connection for as long as its client reads
+_ROWS_A_PIECE = 1_000
 _ATTEMPTS = 10  # of a transaction that met another
 
 log = structlog.get_logger()
+
+
+class _Export(NamedTuple):
+    """How a stream of entities is written. head: empty where it is the plan's own."""
+
+    kind: bytes
+    head: bytes
+    between: str
+    tail: bytes
+
+
+_EXPORTS = {
+    Form.CSV: _Export(b"text/csv;charset=utf-8;header=present", b"", "", b""),
+    Form.GEOJSON: _Export(b"application/geo+json", b'{"type":"FeatureCollection","features":[', ",", b"]}"),
+}
 
 
 class SensorThings:
@@ -68,6 +86,7 @@ class SensorThings:
         self._plans = Plans(self._compiler)
         self._clock = clock
         self._extent: tuple[float, Extent] | None = None
+        self._exports = asyncio.Semaphore(_MOST_EXPORTS)
         self._geometries = StoredGeometries()
         self._read_back = {t.name: self._reading(t) for t in SETS.values()}
 
@@ -81,7 +100,7 @@ class SensorThings:
         except Exception:
             log.exception("a request failed", method=method, path=scope["path"])
             answer = Answer(500, body(500, "an error of this service, which its log describes"))
-        await send_answer(answer, send, with_content=method != "HEAD")
+        await send_answer(answer, receive, send, with_content=method != "HEAD")
 
     async def answer(self, request: Request) -> Answer:
         """Answer a request, by HTTP or inside a batch. Raises `CitylabError` for what cannot be answered."""
@@ -122,6 +141,8 @@ class SensorThings:
 
     async def _get(self, resource: Resource, request: Request) -> Answer:
         plan = self._plans.plan(resource, request.query)
+        if plan.form in _EXPORTS:
+            return await self._export(plan, resource, request)
         base = request.base
         async with self._to_read(request) as transaction:
             rows = await self._fetch(transaction, plan.statement, _filled(plan.statement, resource.ids, base))
@@ -137,6 +158,35 @@ class SensorThings:
         if resource.steps[-1].id is None and plan.form is Form.ENTITY:
             return Answer(204)  # a to-one relation that leads to nothing
         raise not_found(f"{_path_of(resource)} does not exist")
+
+    async def _export(self, plan: Plan, resource: Resource, request: Request) -> Answer:
+        """Everything that is found, as a stream; it begins when the first rows are there, so that a refusal is one."""
+        if self._exports.locked():
+            raise RequestError(503, f"{_MOST_EXPORTS} exports are running; try again when one has ended")
+        pieces = self._pieces(plan, resource, request)
+        return Answer(200, await anext(pieces), _EXPORTS[plan.form].kind, stream=pieces)
+
+    async def _pieces(self, plan: Plan, resource: Resource, request: Request) -> AsyncGenerator[bytes]:
+        export = _EXPORTS[plan.form]
+        statement = plan.statement
+        head = export.head or plan.header
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._exports)
+            transaction = request.transaction
+            if transaction is None:
+                transaction = await opened.enter_async_context(self._store.transaction())
+            parameters = _filled(statement, resource.ids, request.base)
+            parameters = await self._geometries.fill(transaction, parameters)
+            found = await opened.enter_async_context(
+                aclosing(transaction.stream(statement.sql, parameters, size=_ROWS_A_PIECE))
+            )
+            between = ""
+            async for rows in found:
+                yield head + (between + export.between.join(row[0] for row in rows)).encode()
+                head, between = b"", export.between
+            if head and len(resource.steps) > 1:
+                await self._explain_nothing(transaction, resource)
+            yield head + export.tail
 
     async def _fetch(
         self, transaction: Transaction, statement: Compiled, parameters: dict[str, object]

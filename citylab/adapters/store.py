@@ -1,7 +1,7 @@
 """The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -45,7 +45,7 @@ class PostgresTransaction:
 
     async def stream(
         self, sql: str, parameters: Parameters = (), *, size: int = 1_000
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+    ) -> AsyncGenerator[list[tuple[Any, ...]]]:
         with translated():
             async with self.connection.cursor("stream") as cursor:
                 await cursor.execute(sql, parameters or None)
