@@ -12,6 +12,7 @@ from citylab.model import Batch, Message, Micros, NewEvent, Position, Topic, Wil
 if TYPE_CHECKING:  # they need numpy, which a gateway has not
     from citylab.columns import Int64, Observations
     from citylab.drafts import Draft
+    from citylab.entities import EntityType
     from citylab.writes import Saved, Write
 
 START = Position(0, b"")
@@ -178,6 +179,22 @@ class Transaction(Protocol):
         """Create an entity from its SensorThings JSON, with deep insert; return its id. Raises `Rejected`.
 
         now: when its Locations came to be; the wall clock's time when it is None.
+        """
+        ...
+
+    async def update(self, entity_type: "EntityType", own: int, changes: "Draft", *, now: Micros) -> None:
+        """Change an entity that exists; call `lock_catalogue` first.
+
+        now: the time of HistoricalLocations made by itself. Raises `Rejected`.
+        """
+        ...
+
+    async def delete(
+        self, entity_type: "EntityType", selection: str, parameters: Mapping[str, Any] | None = None
+    ) -> int:
+        """Delete entities with all that cannot be without them; return how many they were; call `lock_catalogue` first.
+
+        selection: SQL whose rows are the keys of the entities, the columns of the type's `default_order`.
         """
         ...
 

@@ -13,14 +13,15 @@ from psycopg_pool import AsyncConnectionPool
 from citylab import times
 from citylab.adapters.accounts import CONSUMER
 from citylab.adapters.derived import FactsCache
+from citylab.adapters.entity_changes import Changes
 from citylab.adapters.entity_writes import create
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
 from citylab.adapters.postgres import Connection, Parameters, translated
 from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
 from citylab.columns import Int64, Observations
-from citylab.drafts import read_draft
-from citylab.entities import SETS
+from citylab.drafts import Draft, read_draft
+from citylab.entities import SETS, EntityType
 from citylab.errors import Unavailable
 from citylab.model import Micros, Position, Topic
 from citylab.writes import Saved, Write
@@ -54,8 +55,12 @@ class PostgresTransaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        async with self.connection.transaction():
-            yield
+        try:
+            async with self.connection.transaction():
+                yield
+        except BaseException:
+            self._cache.drop()
+            raise
 
     async def lock_catalogue(self) -> None:
         await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
@@ -68,6 +73,17 @@ class PostgresTransaction:
     async def save(self, write: Write) -> Saved:
         with translated():
             return await save(self.connection, self._cache, write)
+
+    async def update(self, entity_type: EntityType, own: int, changes: Draft, *, now: Micros) -> None:
+        with translated():
+            await Changes(self, self.connection, self._cache, now).update(entity_type, own, changes)
+
+    async def delete(
+        self, entity_type: EntityType, selection: str, parameters: Mapping[str, Any] | None = None
+    ) -> int:
+        with translated():
+            changes = Changes(self, self.connection, self._cache, times.now())
+            return await changes.delete(entity_type, selection, parameters or {})
 
     async def save_observations(self, rows: Observations) -> Int64:
         with translated():
@@ -117,9 +133,13 @@ class PostgresStore:
                 # A statement of its own is a transaction of its own: reading needs no BEGIN and COMMIT around it.
                 if read_only:
                     yield PostgresTransaction(connection, self._cache)
-                else:
+                    return
+                try:
                     async with connection.transaction():
                         yield PostgresTransaction(connection, self._cache)
+                except BaseException:
+                    self._cache.drop()
+                    raise
 
     async def save(self, write: Write) -> Saved:
         for attempt in range(_ATTEMPTS):
@@ -127,12 +147,8 @@ class PostgresStore:
                 async with self.transaction() as transaction:
                     return await save(transaction.connection, self._cache, write)
             except Unavailable as error:
-                self._cache.drop()
                 if error.retry_after or attempt == _ATTEMPTS - 1:
                     raise
-            except Exception:
-                self._cache.drop()
-                raise
         raise AssertionError
 
     async def positions(self, topic: Topic) -> dict[int, Position]:

@@ -246,8 +246,11 @@ CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF gateway, properties
     ON things FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 CREATE TRIGGER change_catalogue BEFORE INSERT OR DELETE OR UPDATE
     ON historical_locations_locations FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
-CREATE TRIGGER change_catalogue BEFORE DELETE
+CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF location_id
     ON features_of_interest FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+
+CREATE TRIGGER change_catalogue BEFORE DELETE
+    ON observed_features FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 
 CREATE TABLE services (  -- what each running service last said of itself
     name text COLLATE "C" PRIMARY KEY,
