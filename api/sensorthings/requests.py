@@ -120,7 +120,7 @@ async def _disconnected(receive: Receive) -> None:
 
 def _start(answer: Answer) -> MutableMapping[str, Any]:
     headers = [*answer.headers, *_OPEN]
-    if answer.status != 204:
+    if answer.status not in {204, 304}:
         headers.append((b"content-type", answer.kind))
         if answer.stream is None:
             headers.append((b"content-length", str(len(answer.content)).encode()))
@@ -129,5 +129,5 @@ def _start(answer: Answer) -> MutableMapping[str, Any]:
 
 _OPEN: Headers = (
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"Location"),
+    (b"access-control-expose-headers", b"Location, ETag"),
 )

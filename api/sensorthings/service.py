@@ -5,13 +5,14 @@ The database makes the JSON; what is done here for a request does not grow with 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from api.sensorthings.changing import check_conditions, etag, is_known, read_change, read_deletion
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
 from api.sensorthings.geometries import StoredGeometries
 from api.sensorthings.plans import Form, Plan, Plans
@@ -113,6 +114,10 @@ class SensorThings:
             return await self._get(read_resource(path), request)
         if request.method == "POST":
             return await self._post(read_resource(path), request)
+        if request.method in {"PATCH", "PUT"}:
+            return await self._change(read_resource(path), request)
+        if request.method == "DELETE":
+            return await self._delete(read_resource(path), request)
         raise RequestError(405, f"{request.method} is not possible here")
 
     @asynccontextmanager
@@ -152,7 +157,7 @@ class SensorThings:
             case Form.COLLECTION:
                 return _collection(rows[0], plan, resource, base)
             case Form.ENTITY if rows:
-                return Answer(200, rows[0][0].encode())
+                return _entity(rows[0], resource.entity_type, request)
             case Form.PROPERTY if rows:
                 return _property(rows[0][0], resource)
         if resource.steps[-1].id is None and plan.form is Form.ENTITY:
@@ -221,33 +226,86 @@ class SensorThings:
 
     async def _post(self, resource: Resource, request: Request) -> Answer:
         step = resource.steps[-1]
-        if step.single or resource.reference or resource.of_property is not None or resource.of_id:
+        if step.single or not resource.whole:
             raise RequestError(405, f"entities are created at a set, which {_path_of(resource)} is not")
 
         async def create(transaction: Transaction) -> Answer:
             # Read anew each time: creating fills the draft in.
             draft = read_draft(step.entity_type, request.body, parent=step.relation)
             if step.relation is not None:
-                attach(draft, step.relation, await self._parent(transaction, resource))
+                parent = await self._existing(transaction, resource, resource.steps[:-1])
+                attach(draft, step.relation, parent)
             own = await self._writes.create(transaction, draft, now=self._clock())
-            statement, single = self._read_back[step.entity_type.name]
-            rows = await transaction.fetch(statement.sql, _filled(statement, (own,), request.base))
-            link = f"{request.base}{single.set_name}({own})"
-            return Answer(201, rows[0][0].encode(), headers=((b"location", link.encode()),))
+            json, tag = await self._written(transaction, step.entity_type, own, request)
+            link = f"{request.base}{step.entity_type.set_name}({own})"
+            return Answer(201, json.encode(), headers=((b"location", link.encode()), *etag(tag)))
 
         return await self._write(request, create)
 
-    async def _parent(self, transaction: Transaction, resource: Resource) -> int:
-        statement = self._compiler.existence(resource.steps[:-1])
-        ((exists, parent),) = await transaction.fetch(statement.sql, _filled(statement, resource.ids, ""))
+    async def _existing(self, transaction: Transaction, resource: Resource, steps: Sequence[Step]) -> int:
+        """The id of the entity that steps of a path lead to."""
+        statement = self._compiler.existence(steps)
+        ((exists, own),) = await transaction.fetch(statement.sql, _filled(statement, resource.ids, ""))
         if not exists:
             raise not_found(f"{_path_of(resource)} does not exist")
-        return int(parent)
+        return int(own)
 
-    def _reading(self, entity_type: EntityType) -> tuple[Compiled, EntityType]:
+    async def _written(
+        self, transaction: Transaction, entity_type: EntityType, own: int, request: Request
+    ) -> tuple[str, str]:
+        """The JSON of an entity and its tag, as they are in the transaction."""
+        statement = self._read_back[entity_type.name]
+        ((json, tag),) = await transaction.fetch(statement.sql, _filled(statement, (own,), request.base))
+        return json, tag
+
+    def _reading(self, entity_type: EntityType) -> Compiled:
         """The statement that reads an entity which was just written."""
         resource = Resource(f"{entity_type.set_name}()", (Step(entity_type, None, 0),), (0,))
-        return self._compiler.entity(resource, Query()), entity_type
+        return self._compiler.entity(resource, Query())
+
+    # Changing and deleting --------------------------------------------------------------------------------------
+
+    async def _change(self, resource: Resource, request: Request) -> Answer:
+        """PATCH and PUT (OGC 18-088 §10.3)."""
+        entity_type = resource.entity_type
+        if not resource.steps[-1].single or not resource.whole:
+            raise RequestError(405, f"one entity is changed at a time, which {_path_of(resource)} is not")
+
+        async def change(transaction: Transaction) -> Answer:
+            await transaction.lock_catalogue()
+            own = await self._existing(transaction, resource, resource.steps)
+            json, tag = await self._written(transaction, entity_type, own, request)
+            check_conditions(request, tag)
+            changes = read_change(request, entity_type, json)
+            await transaction.update(entity_type, own, changes, now=self._clock())
+            json, tag = await self._written(transaction, entity_type, own, request)
+            return Answer(200, json.encode(), headers=etag(tag))
+
+        return await self._write(request, change)
+
+    async def _delete(self, resource: Resource, request: Request) -> Answer:
+        """DELETE of an entity (OGC 18-088 §10.4), or of what a filter matches in a collection."""
+        entity_type = resource.entity_type
+        if not resource.whole:
+            raise RequestError(405, f"{_path_of(resource)} is no entity, which is what can be deleted")
+        single = resource.steps[-1].single
+        statement = self._compiler.matching(resource, Query() if single else read_deletion(request.query))
+
+        async def delete(transaction: Transaction) -> Answer:
+            await transaction.lock_catalogue()
+            if single:
+                own = await self._existing(transaction, resource, resource.steps)
+                _, tag = await self._written(transaction, entity_type, own, request)
+                check_conditions(request, tag)
+            elif len(resource.steps) > 1:
+                await self._existing(transaction, resource, resource.steps[:-1])
+            parameters = await self._geometries.fill(
+                transaction, _filled(statement, resource.ids, request.base)
+            )
+            await transaction.delete(entity_type, statement.sql, parameters)
+            return Answer(200)
+
+        return await self._write(request, delete)
 
 
 def landing_page(base: str) -> bytes:
@@ -283,6 +341,17 @@ def _collection(row: tuple[Any, ...], plan: Plan, resource: Resource, base: str)
     return Answer(200, b"".join(parts))
 
 
+def _entity(row: tuple[Any, ...], entity_type: EntityType, request: Request) -> Answer:
+    json, tag = row
+    if tag is None:
+        return Answer(200, json.encode())
+    # A tag does not tell computed properties apart: who has an old Datastream is given the new one.
+    whole = not any(known.computed for known in entity_type.properties.values())
+    if whole and is_known(request, tag):
+        return Answer(304, headers=etag(tag))
+    return Answer(200, json.encode(), headers=etag(tag))
+
+
 def _property(value: str | None, resource: Resource) -> Answer:
     """A property (OGC 18-088 §9.2.4): 200 with null if null is a value of it, 204 if it is unset."""
     known = resource.of_property
@@ -312,7 +381,7 @@ def refusal(error: CitylabError) -> Answer:
     if isinstance(error, Unavailable):
         headers = ((b"retry-after", str(max(1, round(error.retry_after))).encode()),)
     if status == 405:
-        headers = ((b"allow", b"GET, HEAD, OPTIONS, POST"),)
+        headers = ((b"allow", b"GET, HEAD, OPTIONS, POST, PATCH, PUT, DELETE"),)
     return Answer(status, body(status, message_of(error)), headers=headers)
 
 

@@ -145,15 +145,17 @@ class Compiler:
         return Compiled(f"SELECT {text} FROM {source}", statement.parameters.values)
 
     def entity(self, resource: Resource, query: Query) -> Compiled:
-        """One row with the entity's JSON, or none."""
+        """One row with the entity's JSON and its tag (null where others are expanded in it), or none."""
         statement = Statement(self._visible)
         step = resource.steps[-1]
         row = Row.new(statement, step.entity_type)
         page = Page(row, statement.name("p"))
         pieces, joins = self.entity_json(page, query, reference=resource.reference, nested=False)
         json = concat(pieces)
+        # Which transaction wrote the row: computed properties, which are in another table, do not change it.
+        tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        sql = f"SELECT {json} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
@@ -175,6 +177,15 @@ class Compiler:
                 sql = f"({sql})::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
         return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
+
+    def matching(self, resource: Resource, query: Query) -> Compiled:
+        """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
+        statement = Statement(self._visible)
+        row = Row.new(statement, resource.entity_type)
+        with located("$filter", query, nested=False):
+            where = self._where(row, self._reached(resource.steps, row.alias), query)
+        keys = ", ".join(row.column(column) for column in resource.entity_type.default_order)
+        return Compiled(f"SELECT {keys} FROM {row.from_item()}{where}", statement.parameters.values)
 
     def existence(self, steps: Sequence[Step]) -> Compiled:
         """One row: whether the entity exists, and all those on the way to it belong together; and its id."""
