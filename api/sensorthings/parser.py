@@ -177,8 +177,8 @@ class Parser:
         keys = []
         while True:
             expression = self.expression()
-            direction = self._word("asc", "desc")
-            keys.append(OrderKey(expression, direction is not None and direction.text == "desc"))
+            direction = self._word("asc", "desc", "ASC", "DESC")  # as a common client writes it
+            keys.append(OrderKey(expression, direction is not None and direction.text.lower() == "desc"))
             if not self._mark(","):
                 return tuple(keys)
 
