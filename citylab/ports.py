@@ -206,6 +206,15 @@ class Transaction(Protocol):
         """Store rows that came through the API, with all that follows from them; return their ids."""
         ...
 
+    async def create_observations(
+        self, rows: "Observations | Sequence[Draft]", *, now: Micros
+    ) -> "tuple[Int64, dict[int, str]]":
+        """Store Observations of existing Datastreams, each by itself; return ids, 0 where refused, and why, by row.
+
+        drafts: they name their Datastream, and perhaps their feature, by id; now: the time of those that have none.
+        """
+        ...
+
 
 class Store(Protocol):
     """PostgreSQL, with what TimescaleDB adds where it is offered. Opened with `async with`."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from api.sensorthings.bulk import creation_of_rows
 from api.sensorthings.changing import check_conditions, etag, is_known, read_change, read_deletion
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
 from api.sensorthings.geometries import StoredGeometries
@@ -113,6 +114,8 @@ class SensorThings:
                 return Answer(200, landing_page(request.base))
             return await self._get(read_resource(path), request)
         if request.method == "POST":
+            if path.strip("/") == "CreateObservations":
+                return await self._write(request, creation_of_rows(request, self._writes, self._clock()))
             return await self._post(read_resource(path), request)
         if request.method in {"PATCH", "PUT"}:
             return await self._change(read_resource(path), request)

@@ -107,6 +107,28 @@ async def feature_of_location(transaction: Transaction, location: int) -> int:
     raise Rejected(Reason.CONFLICT, f"Locations({location}) was deleted meanwhile")
 
 
+async def default_features(transaction: Transaction, datastreams: Sequence[int]) -> dict[int, int]:
+    """The features of Observations that name none, by Datastream, made where they are missing.
+
+    It is the one of a Location of the Thing, a GeoJSON one if there are several; Datastreams whose Thing has no Location
+    are left out.
+    """
+    rows = await transaction.fetch(
+        "SELECT d.id, l.id, (SELECT f.id FROM features_of_interest f WHERE f.location_id = l.id)"
+        " FROM datastreams d CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
+        " ON l.id = t.location_id WHERE t.thing_id = d.thing_id"
+        " ORDER BY l.encoding_type = ANY(%s) DESC, l.id LIMIT 1) l WHERE d.id = ANY(%s::int8[])",
+        (list(GEOJSON_ENCODINGS), datastreams),
+    )
+    made: dict[int, int] = {}
+    by_datastream: dict[int, int] = {}
+    for datastream, location, feature in sorted(rows, key=lambda row: row[1]):
+        if feature is None and location not in made:
+            made[location] = await feature_of_location(transaction, location)
+        by_datastream[datastream] = feature or made[location]
+    return by_datastream
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """An Observation that is to be saved with all others at the end: its index among them."""
@@ -230,19 +252,7 @@ class _Insert:
         wanting = sorted({datastream for _, datastream, feature in self.observations if not feature})
         if not wanting:
             return [feature for _, _, feature in self.observations]
-        rows = await self.transaction.fetch(
-            "SELECT d.id, l.id, (SELECT f.id FROM features_of_interest f WHERE f.location_id = l.id)"
-            " FROM datastreams d CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
-            " ON l.id = t.location_id WHERE t.thing_id = d.thing_id"
-            " ORDER BY l.encoding_type = ANY(%s) DESC, l.id LIMIT 1) l WHERE d.id = ANY(%s::int8[])",
-            (list(GEOJSON_ENCODINGS), wanting),
-        )
-        made: dict[int, int] = {}
-        by_datastream: dict[int, int] = {}
-        for datastream, location, feature in sorted(rows, key=lambda row: row[1]):
-            if feature is None and location not in made:
-                made[location] = await feature_of_location(self.transaction, location)
-            by_datastream[datastream] = feature or made[location]
+        by_datastream = await default_features(self.transaction, wanting)
         homeless = [d for d in wanting if d not in by_datastream]
         if homeless:
             raise Rejected(

@@ -1,7 +1,7 @@
 """The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from citylab import times
 from citylab.adapters.accounts import CONSUMER
+from citylab.adapters.bulk_writes import create_observations
 from citylab.adapters.derived import FactsCache
 from citylab.adapters.entity_changes import Changes
 from citylab.adapters.entity_writes import create
@@ -88,6 +89,12 @@ class PostgresTransaction:
     async def save_observations(self, rows: Observations) -> Int64:
         with translated():
             return await save_observations(self.connection, self._cache, rows)
+
+    async def create_observations(
+        self, rows: Observations | Sequence[Draft], *, now: Micros
+    ) -> tuple[Int64, dict[int, str]]:
+        with translated():
+            return await create_observations(self, rows, now=now)
 
 
 class PostgresStore:
