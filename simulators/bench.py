@@ -5,7 +5,6 @@ import secrets
 import sys
 import time
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -24,7 +23,7 @@ from citylab.settings import Settings
 from citylab.times import now
 from citylab.up import City
 from simulators.bench_api import bench_api
-from simulators.bench_city import city_apart, value
+from simulators.bench_city import Watch, city_apart, value
 from simulators.load import SHAPES, Task
 
 app = typer.Typer(help="Measure the platform on this machine.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -67,48 +66,6 @@ async def _until(store: Store, query: str, wanted: int, *, what: str, within: fl
         if time.monotonic() > deadline:
             raise CitylabError(f"after {within:.0f} s there are {found:,} {what} instead of {wanted:,}")
         await asyncio.sleep(0.02)
-
-
-class Watch:
-    """CPU time by process: the city's services and engines, embedded or found by the port that they listen on."""
-
-    def __init__(self, city: City) -> None:
-        self.processes: dict[str, psutil.Process] = {}
-        for service in city.services:
-            if service.child:
-                self.processes[service.name] = psutil.Process(service.child.pid)
-        for name, pid in city.engines.items():
-            self.processes[name] = psutil.Process(pid)
-        settings = city.settings
-        for name, url in (
-            ("broker", settings.broker_url),
-            ("log", settings.log_url),
-            ("store", settings.store_url),
-        ):
-            found = None if name in self.processes else _listening_on(urlsplit(url).port)
-            if found:
-                self.processes[name] = psutil.Process(found)
-
-    def seconds(self) -> dict[str, float]:
-        """User and system time so far, with that of children, alive and gone."""
-        found = {}
-        for name, process in self.processes.items():
-            total = 0.0
-            for one in (process, *process.children(recursive=True)):
-                try:
-                    spent = one.cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                total += spent.user + spent.system + spent.children_user + spent.children_system
-            found[name] = total
-        return found
-
-
-def _listening_on(port: int | None) -> int | None:
-    for connection in psutil.net_connections(kind="tcp") if port else ():
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            return connection.pid
-    return None
 
 
 async def _generate(task: Task) -> float:

@@ -23,8 +23,9 @@ from citylab.model import DAY, MINUTE
 from citylab.ports import Store
 from citylab.settings import Settings
 from citylab.times import format_instant
+from citylab.up import City
 from citylab.writes import Write
-from simulators.bench_city import city_apart, value
+from simulators.bench_city import Watch, city_apart, value
 from simulators.http_load import LoadTask, Outcome, Request
 
 LONG, SHORT = 5_000, 2_000  # observations of a Datastream: of the first 200, and of the others
@@ -137,12 +138,17 @@ SHAPES: tuple[Shape, ...] = (
 
 
 class Result(msgspec.Struct):
-    """A shape's figures by number of connections; rate in requests a second, where it writes rows in rows a second."""
+    """A shape's figures by number of connections; rate in requests a second, where it writes rows in rows a second.
+
+    cpu: ms a request, by process, on the most connections. What it allows on two cores is steadier than the rate, when
+    others use them too.
+    """
 
     shape: str
     peer: float | None
     aim: float | None
     by_connections: dict[int, Outcome]
+    cpu: dict[str, float]
 
 
 async def fill(store: Store, observations: int, say: Console) -> Filled:
@@ -255,14 +261,22 @@ async def _load(task: LoadTask) -> Outcome:
     return msgspec.json.decode(told, type=Outcome)
 
 
-async def measure(shape: Shape, filled: Filled, port: int, seconds: float) -> Result:
+async def measure(shape: Shape, filled: Filled, city: City, seconds: float) -> Result:
     """Ask for one shape with each number of connections."""
     rng = random.Random(1)
     made = shape.request
     requests = [made] if isinstance(made, Request) else [made(filled, rng) for _ in range(_VARIANTS)]
-    result = Result(shape.name, shape.peer, shape.aim, {})
+    result = Result(shape.name, shape.peer, shape.aim, {}, {})
+    watch = Watch(city)
     for connections in shape.connections:
-        outcome = await _load(LoadTask("127.0.0.1", port, requests, connections, seconds))
+        before = watch.seconds()
+        outcome = await _load(LoadTask("127.0.0.1", city.settings.http_port, requests, connections, seconds))
+        spent = {name: after - before[name] for name, after in watch.seconds().items()}
+        if outcome.answers:
+            result.cpu = {
+                name: spent[name] / outcome.answers * 1e3 for name in ("api", "store") if name in spent
+            }
+            result.cpu["generator"] = outcome.cpu / 1e3
         outcome.rate *= shape.rows
         result.by_connections[connections] = outcome
         if outcome.failure:
@@ -282,21 +296,31 @@ async def bench_api(
         wiring.opened(wiring.store(city.settings, name="bench")) as store,
     ):
         filled = await fill(store, observations, say)
-        port = city.settings.http_port
-        await _until_served(port)
+        await _until_served(city.settings.http_port)
         for shape in SHAPES:
             if any(part.lower() in shape.name.lower() for part in only or [""]):
-                results.append(await measure(shape, filled, port, seconds))
+                results.append(await measure(shape, filled, city, seconds))
                 say.print(_line(results[-1]))
     if as_json:
         typer.echo(msgspec.json.encode({"observations": filled.observations, "api": results}).decode())
         return
     table = Table(title=f"requests a second over {filled.observations:,} observations (p50, p99 in ms)")
-    for column in ("request", "1 connection", "", "several", "", "best peer", "aim"):
+    for column in (
+        "request",
+        "1 connection",
+        "",
+        "several",
+        "",
+        "ms CPU: api",
+        "store",
+        "generator",
+        "best peer",
+        "aim",
+    ):
         table.add_column(column, justify="left" if column == "request" else "right")
     for result in results:
         first, several = result.by_connections.get(1), [o for n, o in result.by_connections.items() if n > 1]
-        table.add_row(result.shape, *_cells(first), *_cells(several[0] if several else None), _number(result.peer), _number(result.aim))  # fmt: skip
+        table.add_row(result.shape, *_cells(first), *_cells(several[0] if several else None), *(f"{result.cpu[name]:.2f}" if name in result.cpu else "" for name in ("api", "store", "generator")), _number(result.peer), _number(result.aim))  # fmt: skip
     Console(width=140).print(table)
 
 
@@ -319,7 +343,8 @@ def _line(result: Result) -> str:
         o.failure.splitlines()[0] if o.failure else f"{n}: {o.rate:,.0f}/s {o.p50:.1f}/{o.p99:.1f} ms"
         for n, o in result.by_connections.items()
     ]
-    return f"{result.shape}: {'; '.join(parts)}"
+    cpu = ", ".join(f"{name} {ms:.2f}" for name, ms in result.cpu.items())
+    return f"{result.shape}: {'; '.join(parts)}; ms CPU: {cpu}"
 
 
 def _cells(outcome: Outcome | None) -> tuple[str, str]:

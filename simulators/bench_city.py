@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
 
 from citylab import wiring
 from citylab.ports import Store
@@ -63,3 +66,45 @@ async def value(store: Store, query: str) -> Any:
     """The one value that a query gives."""
     async with store.transaction(read_only=True) as transaction:
         return (await transaction.fetch(query))[0][0]
+
+
+class Watch:
+    """CPU time by process: the city's services and engines, embedded or found by the port that they listen on."""
+
+    def __init__(self, city: City) -> None:
+        self.processes: dict[str, psutil.Process] = {}
+        for service in city.services:
+            if service.child:
+                self.processes[service.name] = psutil.Process(service.child.pid)
+        for name, pid in city.engines.items():
+            self.processes[name] = psutil.Process(pid)
+        settings = city.settings
+        for name, url in (
+            ("broker", settings.broker_url),
+            ("log", settings.log_url),
+            ("store", settings.store_url),
+        ):
+            found = None if name in self.processes else _listening_on(urlsplit(url).port)
+            if found:
+                self.processes[name] = psutil.Process(found)
+
+    def seconds(self) -> dict[str, float]:
+        """User and system time so far, with that of children, alive and gone."""
+        found = {}
+        for name, process in self.processes.items():
+            total = 0.0
+            for one in (process, *process.children(recursive=True)):
+                try:
+                    spent = one.cpu_times()
+                except psutil.NoSuchProcess:
+                    continue
+                total += spent.user + spent.system + spent.children_user + spent.children_system
+            found[name] = total
+        return found
+
+
+def _listening_on(port: int | None) -> int | None:
+    for connection in psutil.net_connections(kind="tcp") if port else ():
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+            return connection.pid
+    return None

@@ -100,6 +100,33 @@ def test_it_walks_pages(station):
     assert len(results) == 25
 
 
+def test_it_changes_and_deletes(service):
+    thing = sta.Thing(name="Bench", description="to sit on", properties={"seats": 3})
+    service.create(thing)
+    thing.name, thing.properties = "Long bench", {"seats": 5}
+    service.update(thing)
+    assert service.things().find(thing.id).properties == {"seats": 5}
+    service.patch(thing, [{"op": "add", "path": "/properties/wet", "value": True}])
+    found = service.things().find(thing.id)
+    assert (found.name, found.properties) == ("Long bench", {"seats": 5, "wet": True})
+    service.delete(thing)
+    with pytest.raises(Exception, match="404"):
+        service.things().find(thing.id)
+
+
+def test_it_moves_a_thing(service, station):
+    where = "geo.distance(location, geography'POINT (2.1 41.3)') lt 0.01"
+    assert len(service.locations().query().filter(where).list().entities) == 0
+    place = service.locations().query().filter("name eq 'Poblenou'").list().get(0)
+    place.location = geojson.Point((2.1, 41.3))
+    service.update(place)
+    assert [p.id for p in service.locations().query().filter(where).list()] == [place.id]
+    assert [
+        t.id
+        for t in service.things().query().filter(where.replace("(location", "(Locations/location")).list()
+    ] == [station.thing.id]
+
+
 def test_it_says_what_is_wrong(service):
     with pytest.raises(Exception, match="400"):
         service.things().query().filter("name eq").list()
