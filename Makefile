@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.locked: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Citylab needs Python 3.11 or newer; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -69,6 +69,10 @@ browser:  ## install Chromium where it is missing and may be installed
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
 	  { [ "$$CITYLAB_REQUIRE_ENGINES" = 1 ] && exit 1 || \
 	    printf '\n*** Chromium is missing and cannot be installed here: browser tests are SKIPPED. ***\n\n'; }
+
+.PHONY: conformance
+conformance: setup  ## run OGC's own test suite for SensorThings against the API (needs Java and Maven)
+	PYTHONPATH=. $(BIN)/python tests/conformance/ets/run.py
 
 .PHONY: lint
 lint: setup

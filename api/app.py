@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from api.openapi import complete
 from api.reference import reference_page
 from api.sensorthings.errors import body, message_of, status_of
-from api.sensorthings.service import ROOT, SensorThings
+from api.sensorthings.requests import ROOT
+from api.sensorthings.service import SensorThings
 from citylab import __version__
 from citylab.errors import CitylabError, Unavailable
 from citylab.ports import EntityWrites, Store

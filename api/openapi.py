@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from api.sensorthings.requests import ROOT
 from api.sensorthings.requirements import BASE
-from api.sensorthings.service import ROOT
 from api.sensorthings.statements import LARGEST_PAGE
 from citylab.entities import ENTITY_TYPES, EntityType, Kind, Property, Relation
 

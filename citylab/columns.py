@@ -3,7 +3,9 @@
 Needs numpy, so the platform's rooms may import it and the gateway's may not.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Self
 
 import msgspec
@@ -50,6 +52,29 @@ class Observations:
             self.json, self.end, self.result_time, self.valid_start, self.valid_end, self.result_quality, self.parameters,
         )  # fmt: skip
         return all(column is None for column in optional) and bool(self.feature.all())
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Observations]") -> "Observations":
+        """The rows of several, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def column(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts]
+            if all(c is None for c in columns):
+                return None
+            if any(isinstance(c, list) for c in columns):
+                lists = ([None] * len(p) if c is None else c for p, c in zip(parts, columns, strict=True))
+                return list(chain.from_iterable(lists))
+            return np.concatenate(
+                [np.full(len(p), NO_TIME) if c is None else c for p, c in zip(parts, columns, strict=True)]
+            )
+
+        return cls(**{name: column(name) for name in cls.__dataclass_fields__})
+
+    def with_features(self, feature: Int64) -> Self:
+        """The same rows with other features."""
+        return replace(self, feature=feature)
 
     def take(self, index: NDArray[Any]) -> Self:
         """The rows that a mask (bool, shape (n,)) or an index (int64, shape (m,)) selects, in its order."""

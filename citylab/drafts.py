@@ -69,6 +69,31 @@ def holds_nul(text: str) -> bool:
     return "\\u0000" in text and _NUL.search(text) is not None
 
 
+def read_changes(entity_type: EntityType, document: bytes, *, replace: bool = False) -> Draft:
+    """Read what a PATCH changes of an entity (OGC 18-088 §10.3): values by property, and links by relation.
+
+    A value of None unsets, or gives a defaulted property its default. replace: for a PUT, which names every mandatory
+    property and unsets what it does not name. Related entities may only be linked; ids and other control information
+    are ignored. Raises `Rejected` with reason `malformed`.
+    """
+    members = _document(document)
+    values = _values(entity_type, members, "")
+    if replace:
+        _require(entity_type, values, "")
+        for p in entity_type.properties.values():
+            if not p.computed:
+                values.setdefault(p.name, None)
+    links = {
+        name: _targets(relation, members[name], "")
+        for name, relation in entity_type.relations.items()
+        if name in members
+    }
+    for name, targets in links.items():
+        if any(isinstance(t, Draft) for t in targets):
+            _refuse(name, 'a related entity can only be linked here: {"@iot.id": ...}')
+    return Draft(entity_type, values, links)
+
+
 def attach(draft: Draft, relation: Relation, parent: int) -> None:
     """Tie a draft to the entity under whose navigation link it is created. Raises `Rejected` if it names another."""
     targets = draft.links.setdefault(relation.inverse, [])

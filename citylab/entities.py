@@ -29,7 +29,8 @@ class Property:
     """A property of an entity type.
 
     required: a create must name it; nullable: null is a value of it; defaulted: the platform gives it a value where
-    a create does not; computed: made by the platform, from the table `latest`; what a client sends for it is ignored.
+    a create does not; computed: made by the platform, from the table `latest`; what a client sends for it is ignored;
+    geometry: GeoJSON, which geo functions understand.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Property:
     nullable: bool = False
     defaulted: bool = False
     computed: bool = False
+    geometry: bool = False
 
     @property
     def always(self) -> bool:
@@ -149,7 +151,12 @@ LOCATION = EntityType(
         _DESCRIPTION,
         _encoding("location"),
         Property(
-            "location", Kind.JSON, ("location",), "The place, commonly a GeoJSON geometry.", required=True
+            "location",
+            Kind.JSON,
+            ("location",),
+            "The place, commonly a GeoJSON geometry.",
+            required=True,
+            geometry=True,
         ),
         _PROPERTIES,
     ),
@@ -199,6 +206,7 @@ DATASTREAM = EntityType(
             ("observed_area",),
             "The area of the features observed, a GeoJSON geometry.",
             computed=True,
+            geometry=True,
         ),
         Property(
             "phenomenonTime",
@@ -321,7 +329,12 @@ FEATURE_OF_INTEREST = EntityType(
         _DESCRIPTION,
         _encoding("feature"),
         Property(
-            "feature", Kind.JSON, ("feature",), "The feature, commonly a GeoJSON geometry.", required=True
+            "feature",
+            Kind.JSON,
+            ("feature",),
+            "The feature, commonly a GeoJSON geometry.",
+            required=True,
+            geometry=True,
         ),
         _PROPERTIES,
     ),

@@ -12,6 +12,7 @@ from citylab.model import Batch, Message, Micros, NewEvent, Position, Topic, Wil
 if TYPE_CHECKING:  # they need numpy, which a gateway has not
     from citylab.columns import Int64, Observations
     from citylab.drafts import Draft
+    from citylab.entities import EntityType
     from citylab.writes import Saved, Write
 
 START = Position(0, b"")
@@ -162,7 +163,7 @@ class Transaction(Protocol):
 
     def stream(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, size: int = 1_000
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+    ) -> AsyncGenerator[list[tuple[Any, ...]]]:
         """Run a query through a cursor on the server; yield its rows `size` at a time, in constant memory."""
         ...
 
@@ -181,12 +182,37 @@ class Transaction(Protocol):
         """
         ...
 
+    async def update(self, entity_type: "EntityType", own: int, changes: "Draft", *, now: Micros) -> None:
+        """Change an entity that exists; call `lock_catalogue` first.
+
+        now: the time of HistoricalLocations made by itself. Raises `Rejected`.
+        """
+        ...
+
+    async def delete(
+        self, entity_type: "EntityType", selection: str, parameters: Mapping[str, Any] | None = None
+    ) -> int:
+        """Delete entities with all that cannot be without them; return how many they were; call `lock_catalogue` first.
+
+        selection: SQL whose rows are the keys of the entities, the columns of the type's `default_order`.
+        """
+        ...
+
     async def save(self, write: "Write") -> "Saved":
         """As `Store.save`, in this transaction. Raises `PositionMoved`."""
         ...
 
     async def save_observations(self, rows: "Observations") -> "Int64":
         """Store rows that came through the API, with all that follows from them; return their ids."""
+        ...
+
+    async def create_observations(
+        self, rows: "Observations | Sequence[Draft]", *, now: Micros
+    ) -> "tuple[Int64, dict[int, str]]":
+        """Store Observations of existing Datastreams, each by itself; return ids, 0 where refused, and why, by row.
+
+        drafts: they name their Datastream, and perhaps their feature, by id; now: the time of those that have none.
+        """
         ...
 
 

@@ -2,15 +2,9 @@
 
 import asyncio
 import secrets
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -28,6 +22,8 @@ from citylab.ports import EventLog, Store
 from citylab.settings import Settings
 from citylab.times import now
 from citylab.up import City
+from simulators.bench_api import bench_api
+from simulators.bench_city import Watch, city_apart, value
 from simulators.load import SHAPES, Task
 
 app = typer.Typer(help="Measure the platform on this machine.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -64,100 +60,12 @@ class Delays(msgspec.Struct):
     most: float
 
 
-@asynccontextmanager
-async def _city(settings: Settings) -> AsyncIterator[City]:
-    """A city of its own for the bench: embedded engines in a new folder, or the real ones with names of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    mark = f"bench-{secrets.token_hex(4)}"
-    changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
-    if settings.log_url.startswith("kafka:"):
-        changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
-    async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if not settings.store_url.startswith("embedded:"):
-            database = mark.replace("-", "_")
-            changes["store_url"] = await stack.enter_async_context(_database(settings, database))
-        city = City(settings.replaced(**changes), names=("ingest", "processing"))
-        await stack.enter_async_context(city.running())
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        keepers = [tasks.create_task(service.keep_running()) for service in city.services]
-        try:
-            yield city
-        finally:
-            for keeper in keepers:
-                keeper.cancel()
-
-
-@asynccontextmanager
-async def _database(settings: Settings, name: str) -> AsyncIterator[str]:
-    """A database of its own on the server that the settings name; dropped at the end."""
-    async with wiring.store(settings, name="bench") as store:
-        await _alone(store, f"CREATE DATABASE {name}")
-        try:
-            yield f"{settings.store_url.rpartition('/')[0]}/{name}"
-        finally:
-            await _alone(store, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def _alone(store: Store, statement: str) -> None:
-    async with store.transaction(read_only=True) as transaction:
-        await transaction.execute(statement)
-
-
-async def _value(store: Store, query: str) -> Any:
-    async with store.transaction(read_only=True) as transaction:
-        return (await transaction.fetch(query))[0][0]
-
-
 async def _until(store: Store, query: str, wanted: int, *, what: str, within: float = 600.0) -> None:
     deadline = time.monotonic() + within
-    while (found := await _value(store, query)) < wanted:
+    while (found := await value(store, query)) < wanted:
         if time.monotonic() > deadline:
             raise CitylabError(f"after {within:.0f} s there are {found:,} {what} instead of {wanted:,}")
         await asyncio.sleep(0.02)
-
-
-class Watch:
-    """CPU time by process: the city's services and engines, embedded or found by the port that they listen on."""
-
-    def __init__(self, city: City) -> None:
-        self.processes: dict[str, psutil.Process] = {}
-        for service in city.services:
-            if service.child:
-                self.processes[service.name] = psutil.Process(service.child.pid)
-        for name, pid in city.engines.items():
-            self.processes[name] = psutil.Process(pid)
-        settings = city.settings
-        for name, url in (
-            ("broker", settings.broker_url),
-            ("log", settings.log_url),
-            ("store", settings.store_url),
-        ):
-            found = None if name in self.processes else _listening_on(urlsplit(url).port)
-            if found:
-                self.processes[name] = psutil.Process(found)
-
-    def seconds(self) -> dict[str, float]:
-        """User and system time so far, with that of children, alive and gone."""
-        found = {}
-        for name, process in self.processes.items():
-            total = 0.0
-            for one in (process, *process.children(recursive=True)):
-                try:
-                    spent = one.cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                total += spent.user + spent.system + spent.children_user + spent.children_system
-            found[name] = total
-        return found
-
-
-def _listening_on(port: int | None) -> int | None:
-    for connection in psutil.net_connections(kind="tcp") if port else ():
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            return connection.pid
-    return None
 
 
 async def _generate(task: Task) -> float:
@@ -184,14 +92,14 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     total = packs * shape.gateways * shape.records
     url = city.settings.broker_url
     begin = now() // DAY * DAY - DAY
-    streams = await _value(store, "SELECT count(*) FROM datastreams") + shape.gateways * shape.streams
+    streams = await value(store, "SELECT count(*) FROM datastreams") + shape.gateways * shape.streams
     say.print(
         f"{name}: registering {shape.gateways * shape.streams:,} streams of {shape.gateways:,} gateways"
     )
     await _generate(Task(url, name, seed, begin, describe=True))
     await _until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
     kept = "SELECT coalesce(sum(stored), 0)::bigint FROM ledger"
-    before = await _value(store, kept)
+    before = await value(store, kept)
     watch = Watch(city)
     cpu = watch.seconds()
     say.print(f"{name}: sending {total:,} observations in packs of {shape.records}")
@@ -206,7 +114,7 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     seconds = time.monotonic() - began
     spent = {name: after - cpu[name] for name, after in watch.seconds().items()}
     spent["generator"] = await generator
-    found = await _value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # noqa: S608 # fmt: skip
+    found = await value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # noqa: S608 # fmt: skip
     if found != total:
         raise CitylabError(f"{found:,} of {total:,} observations are in the store: something was lost")
     copy_seconds = await wiring.copy_again(city.settings, f"load-{seed}-")
@@ -246,7 +154,7 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
     say = Console(stderr=True)
     delays = None
     async with (
-        _city(settings) as city,
+        city_apart(settings, "ingest", "processing") as city,
         wiring.opened(wiring.store(city.settings, name="bench")) as store,
         wiring.opened(wiring.event_log(city.settings)) as log,
     ):
@@ -299,4 +207,26 @@ def pipeline(
         "bench",
         lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, json),
         of_running_city=False,  # it has a city of its own
+    )
+
+
+@app.command("api")
+def api(
+    only: Annotated[
+        list[str], typer.Argument(help="Parts of the names of shapes; all when there are none.")
+    ] = [],  # noqa: B006
+    observations: Annotated[
+        float, typer.Option(min=1_000, help="How many are stored; 1e7 is a big city's year.")
+    ] = 1e6,
+    seconds: Annotated[float, typer.Option(help="How long each figure is measured.")] = 3.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fill a store and ask the API for what clients ask for, on 1 and on 8 connections.
+
+    On an embedded store, or on a database of its own on the one that CITYLAB_STORE_URL names; all on the same two cores.
+    """
+    run(
+        "bench",
+        lambda settings: bench_api(settings, only, int(observations), seconds, json),
+        of_running_city=False,
     )

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from api.sensorthings.comparisons import NEVER, compare, compare_times
 from api.sensorthings.errors import Fault
 from api.sensorthings.functions import arithmetic, call
-from api.sensorthings.parser import COMPARISONS, TEMPORAL, is_null
+from api.sensorthings.geofunctions import Placed, condition, geo_value, placed
+from api.sensorthings.geometry import ARGUMENTS, NUMERIC
+from api.sensorthings.parser import COMPARISONS, MIRRORED, TEMPORAL, is_null
 from api.sensorthings.rows import Row, id_of, is_related, value_of
 from api.sensorthings.syntax import (
     Binary,
@@ -22,6 +24,7 @@ from api.sensorthings.syntax import (
 from api.sensorthings.values import (
     Boolean,
     Duration,
+    Geometry,
     Json,
     Null,
     Number,
@@ -53,11 +56,15 @@ class _Any:
 
 @dataclass(slots=True)
 class Scope:
-    """Compiles expressions over `row`; variables are the rows of the lambdas around."""
+    """Compiles expressions over `row`; variables are the rows of the lambdas around.
+
+    wanted: whether it matters only where the expression is true, only where it is false, or (None) both, and null.
+    """
 
     row: Row
     variables: dict[str, Row] = field(default_factory=dict)
     any_of: _Any = field(default_factory=_Any)
+    wanted: bool | None = True
 
     @property
     def parameters(self) -> Parameters:
@@ -70,7 +77,8 @@ class Scope:
             case Binary(operator="and" | "or" as operator):
                 return f"({self.predicate(node.left)} {operator.upper()} {self.predicate(node.right)})"
             case Not():
-                return f"(NOT {self.predicate(node.operand)})"
+                wanted = None if self.wanted is None else not self.wanted
+                return f"(NOT {replace(self, wanted=wanted).predicate(node.operand)})"
             case Lambda():
                 return self._lambda(node)
             case _:
@@ -84,7 +92,7 @@ class Scope:
             and (is_null(node.left) or is_null(node.right))
         ):
             return inner._compare_null(node)
-        sql = inner.value(node).boolean() or NEVER
+        sql = inner._geo_condition(node) or inner.value(node).boolean() or NEVER
         return inner.any_of.exists(sql) if inner.any_of.rows else f"({sql})"
 
     def _compare_null(self, node: Binary) -> str:
@@ -104,10 +112,7 @@ class Scope:
             case Path():
                 return self.path(node)
             case Call():
-                arguments = [self.value(argument) for argument in node.arguments]
-                if node.name in TEMPORAL:
-                    return self._temporal(node, arguments)
-                return call(node.name, arguments, node.at)
+                return self._call(node)
             case In():
                 return Boolean(True, self._in(node))
             case Binary() if node.operator in COMPARISONS or node.operator in TEMPORAL:
@@ -116,7 +121,36 @@ class Scope:
             case Binary() if node.operator not in {"and", "or"}:
                 return arithmetic(node.operator, self.value(node.left), self.value(node.right))
             case _:
-                return Boolean(True, self.predicate(node))
+                return Boolean(True, replace(self, wanted=None).predicate(node))
+
+    def _call(self, node: Call) -> Value:
+        if node.name in ARGUMENTS:
+            return geo_value(self._placed(node))
+        arguments = [self.value(argument) for argument in node.arguments]
+        if node.name in TEMPORAL:
+            return self._temporal(node, arguments)
+        return call(node.name, arguments, node.at)
+
+    def _geo_condition(self, node: Expression) -> str | None:
+        """SQL of a geo function that is a condition by itself, or of its comparison with a number; None if it is neither."""
+        bound: tuple[str, float] | None = None
+        if isinstance(node, Binary) and node.operator in COMPARISONS:
+            operator, function, literal = node.operator, node.left, node.right
+            if isinstance(function, Literal):
+                operator, function, literal = MIRRORED[operator], literal, function
+            if not isinstance(literal, Literal) or literal.kind is not LiteralKind.NUMBER:
+                return None
+            self._literal(literal)  # it may be too large
+            bound, node = (operator, float(str(literal.value))), function
+        if not isinstance(node, Call) or node.name not in ARGUMENTS:
+            return None
+        if (node.name in NUMERIC) != (bound is not None):
+            return None
+        found = self._placed(node, bound)
+        return condition(found, True if self.any_of.rows else self.wanted)
+
+    def _placed(self, node: Call, bound: tuple[str, float] | None = None) -> Placed | None:
+        return placed(node, [self.value(argument) for argument in node.arguments], self.parameters, bound)
 
     def _temporal(self, node: Call, arguments: list[Value]) -> Value:
         if len(arguments) != 2:
@@ -241,7 +275,7 @@ class Scope:
             case LiteralKind.DURATION:
                 return Duration(False, self.parameters.add(f"{value} microseconds", "interval"))
             case LiteralKind.GEOMETRY:
-                raise Fault(node.at, "geometry literals are not supported", unsupported=True)
+                return Geometry(False, str(value))
             case _:
                 text = str(value)
                 midnight = "T00:00:00Z" if node.kind is LiteralKind.DATE else ""

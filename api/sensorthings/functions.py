@@ -22,7 +22,7 @@ class Function(NamedTuple):
 
 def call(name: str, arguments: list[Value], at: int) -> Value:
     """Apply a function. Raises `Fault` for one that there is not, or a wrong number of arguments."""
-    if name in _UNSUPPORTED or name.startswith(("geo.", "st_")):
+    if name in _UNSUPPORTED:
         raise Fault(at, f"the function {name} is not supported", unsupported=True)
     function = _FUNCTIONS.get(name)
     if function is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from api.sensorthings.errors import Fault
+from api.sensorthings.geometry import read_wkt
 from api.sensorthings.syntax import Literal, LiteralKind, LiteralValue
 from citylab.times import parse_duration, parse_time
 
@@ -83,6 +84,12 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _well_known(text: str) -> str:
+    text = _without_nul(text[text.index("'") + 1 : -1])
+    read_wkt(text)
+    return text
+
+
 def _clock(text: str) -> str:
     parse_time(f"2000-01-01T{text}Z")
     if text.count(":") == 1:
@@ -102,5 +109,5 @@ _READERS: dict[str, tuple[LiteralKind, Callable[[str], LiteralValue]]] = {
     "date": (LiteralKind.DATE, _date),
     "clock": (LiteralKind.TIME_OF_DAY, _clock),
     "duration": (LiteralKind.DURATION, lambda text: parse_duration(text[len("duration'") : -1])),
-    "geometry": (LiteralKind.GEOMETRY, lambda text: text[text.index("'") + 1 : -1]),
+    "geometry": (LiteralKind.GEOMETRY, _well_known),
 }

@@ -1,16 +1,28 @@
 """A request's query string read into a `Query`."""
 
+from dataclasses import replace
 from urllib.parse import quote, unquote_to_bytes
 
 from api.sensorthings.errors import Fault, RequestError
 from api.sensorthings.lexer import Token
 from api.sensorthings.parser import ODATA_OPTIONS, Options, Parser
-from api.sensorthings.syntax import Query
+from api.sensorthings.syntax import Query, ResultFormat
 
 LONGEST = 32_768  # bytes of a query string
-_UNSUPPORTED = {"$resultFormat", *ODATA_OPTIONS}
+_UNSUPPORTED = ODATA_OPTIONS
 _SAFE = "()$,;/:=@*'!~"  # stays readable in a link
-_NAMES = ("$filter", "$orderby", "$select", "$expand", "$top", "$skip", "$count", "$skiptoken")
+_NAMES = (
+    "$filter",
+    "$orderby",
+    "$select",
+    "$expand",
+    "$top",
+    "$skip",
+    "$count",
+    "$skiptoken",
+    "$resultFormat",
+)
+_FORMATS = {f.lower(): f for f in ResultFormat}
 
 
 def read_query(text: str) -> Query:
@@ -22,6 +34,7 @@ def read_query(text: str) -> Query:
         raise RequestError(400, f"the query string is longer than {LONGEST} bytes")
     options = Options()
     skiptoken = None
+    result_format = None
     for part in text.split("&"):
         if not part:
             continue
@@ -36,6 +49,11 @@ def read_query(text: str) -> Query:
         if name == "$skiptoken":
             skiptoken = value
             continue
+        if name == "$resultFormat":
+            result_format = _FORMATS.get(value.lower())
+            if result_format is None:
+                raise RequestError(400, f"$resultFormat: {value!r} is none of {', '.join(ResultFormat)}")
+            continue
         try:
             parser = Parser(value)
             options.read(Token("name", name, 0), parser)
@@ -45,7 +63,8 @@ def read_query(text: str) -> Query:
         except RecursionError:
             raise RequestError(400, f"{name} is nested too deeply") from None
         options.texts[name] = value
-    return options.query(skiptoken)
+    query = options.query(skiptoken)
+    return replace(query, result_format=result_format) if result_format else query
 
 
 def write_query(options: list[tuple[str, str]]) -> str:

@@ -25,6 +25,7 @@ MOST_NODES = 2_000
 MOST_EXPANSIONS = 60
 
 COMPARISONS = frozenset({"eq", "ne", "gt", "ge", "lt", "le"})
+MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 TEMPORAL = frozenset({"before", "after", "meets", "during", "overlaps", "starts", "finishes"})
 _SUMS = frozenset({"add", "sub"})
 _PRODUCTS = frozenset({"mul", "div", "divby", "mod"})
@@ -176,8 +177,8 @@ class Parser:
         keys = []
         while True:
             expression = self.expression()
-            direction = self._word("asc", "desc")
-            keys.append(OrderKey(expression, direction is not None and direction.text == "desc"))
+            direction = self._word("asc", "desc", "ASC", "DESC")  # as a common client writes it
+            keys.append(OrderKey(expression, direction is not None and direction.text.lower() == "desc"))
             if not self._mark(","):
                 return tuple(keys)
 

@@ -5,9 +5,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from api.sensorthings.errors import RequestError
+from api.sensorthings.formats import Table, data_array, geojson
 from api.sensorthings.options import read_query, write_query
 from api.sensorthings.resource import Resource
 from api.sensorthings.statements import Compiled, Compiler
+from api.sensorthings.syntax import Query, ResultFormat
+from citylab.entities import OBSERVATION
 
 _MOST_KEPT = 2_000
 _LONGEST_KEPT = 1_000  # characters of a query string
@@ -19,14 +22,20 @@ class Form(Enum):
     COLLECTION = 1
     ENTITY = 2
     PROPERTY = 3
+    CSV = 4
+    GEOJSON = 5
 
 
 class Plan(NamedTuple):
-    """How a request is answered. repeated: the options that a link to the next page repeats."""
+    """How a request is answered.
+
+    repeated: the options that a link to the next page repeats; header: the first line of a table.
+    """
 
     form: Form
     statement: Compiled
     repeated: str
+    header: bytes = b""
 
 
 class Plans:
@@ -54,6 +63,8 @@ class Plans:
         query = read_query(query_string)
         repeated = write_query(query.options())
         try:
+            if query.result_format is not None:
+                return self._formatted(resource, query, repeated)
             if resource.of_property is not None or resource.of_id:
                 return Plan(Form.PROPERTY, self._compiler.property(resource), "")
             if resource.steps[-1].single:
@@ -61,3 +72,19 @@ class Plans:
             return Plan(Form.COLLECTION, self._compiler.collection(resource, query), repeated)
         except RecursionError:
             raise RequestError(400, "the query is nested too deeply") from None
+
+    def _formatted(self, resource: Resource, query: Query, repeated: str) -> Plan:
+        step = resource.steps[-1]
+        if step.single or resource.reference or resource.of_property is not None or resource.of_id:
+            raise RequestError(400, "$resultFormat is for collections of entities")
+        match query.result_format:
+            case ResultFormat.DATA_ARRAY:
+                if step.entity_type is not OBSERVATION:
+                    raise RequestError(400, "$resultFormat=dataArray is for Observations")
+                return Plan(Form.COLLECTION, self._compiler.collection(resource, query, data_array), repeated)
+            case ResultFormat.CSV:
+                table = Table(step.entity_type, query)
+                return Plan(Form.CSV, self._compiler.lines(resource, query, table.line), "", table.header)
+            case _:
+                statement = geojson(self._compiler, resource, query)
+                return Plan(Form.GEOJSON, statement, "")

@@ -25,20 +25,31 @@ REQUEST_DATA = (
     "request-data/count",
     "request-data/filter",
     "request-data/built-in-filter-operations",
+    "request-data/built-in-query-functions",
     "request-data/pagination",
 )
-CREATE = (
+CREATE_UPDATE_DELETE = (
     "create-update-delete/create-entity",
     "create-update-delete/link-to-existing-entities",
     "create-update-delete/deep-insert",
     "create-update-delete/deep-insert-status-code",
     "create-update-delete/historical-location-auto-creation",
     "create-update-delete/historical-location-manual-creation",
+    "create-update-delete/update-entity",
+    "create-update-delete/update-entity-put",
+    "create-update-delete/update-entity-jsonpatch",
+    "create-update-delete/delete-entity",
 )
-CLASSES = {"datamodel": DATAMODEL, "resource-path": RESOURCE_PATH}
+DATA_ARRAY = ("data-array/data-array",)
+CLASSES = {
+    "datamodel": DATAMODEL,
+    "resource-path": RESOURCE_PATH,
+    "create-update-delete": CREATE_UPDATE_DELETE,
+    "data-array": DATA_ARRAY,
+}
 """Requirements classes of which every requirement holds."""
 
-HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE)
+HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE_UPDATE_DELETE, *DATA_ARRAY)
 
 
 def conformance() -> list[str]:

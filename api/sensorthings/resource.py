@@ -50,6 +50,11 @@ class Resource:
         """The type of the last step."""
         return self.steps[-1].entity_type
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is an entity or a collection, and no part or reference of one."""
+        return not (self.reference or self.of_id or self.of_property is not None)
+
 
 def read_resource(path: str) -> Resource:
     """Read the path below the service's root, percent-encoded. Raises `RequestError` 404 for one that names nothing."""

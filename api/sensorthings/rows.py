@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.sensorthings.geometry import Source
 from api.sensorthings.values import (
     Json,
     Number,
@@ -43,6 +44,7 @@ class Row:
     alias: str
     root: "Row | None" = None  # the row whose FROM item this one is joined to
     joins: list[str] = field(default_factory=list)
+    via: "tuple[Row, Relation] | None" = None  # the row and the relation that lead to this one
     _latest: bool = False
     _related: dict[str, "Row"] = field(default_factory=dict)
 
@@ -61,29 +63,45 @@ class Row:
             return f"{self.alias}.{name}"
         if not self._latest:
             self._latest = True
-            self._join(
-                f"LEFT JOIN latest AS {self.alias}_l ON {self.alias}_l.datastream_id = {self.alias}.id"
-            )
+            self.join(f"LEFT JOIN latest AS {self.alias}_l ON {self.alias}_l.datastream_id = {self.alias}.id")
         return f"{self.alias}_l.{name}"
 
     def related(self, relation: Relation) -> "Row":
         """The row that a to-one relation leads to, joined once."""
         if relation.name not in self._related:
             other = target(relation)
-            row = Row(self.statement, other, self.statement.name("t"), self.root or self)
+            row = Row(
+                self.statement, other, self.statement.name("t"), self.root or self, via=(self, relation)
+            )
             conditions = [f"{row.alias}.id = {self.column(relation.column)}"]
             conditions += self.statement.conditions(other, row.alias)
-            self._join(f"LEFT JOIN {other.table} AS {row.alias} ON {' AND '.join(conditions)}")
+            self.join(f"LEFT JOIN {other.table} AS {row.alias} ON {' AND '.join(conditions)}")
             self._related[relation.name] = row
         return self._related[relation.name]
+
+    @property
+    def key(self) -> str:
+        """SQL of its id: of the foreign key that leads to it, where nothing hides the row, so that no join is needed."""
+        if self.via and not self.statement.conditions(self.entity_type, self.alias):
+            return self.via[0].column(self.via[1].column)
+        return self.column("id")
 
     @property
     def joined(self) -> bool:
         """Whether it may be missing, being joined to another."""
         return self.root is not None
 
-    def _join(self, clause: str) -> None:
+    def join(self, clause: str) -> None:
+        """Add a clause to the FROM item."""
         (self.root or self).joins.append(clause)
+
+
+@dataclass(frozen=True, slots=True)
+class Place(Json):
+    """A geometry that a row holds, and where it is stored."""
+
+    row: Row | None = None
+    source: Source | None = None
 
 
 def is_related(relation: Relation, alias: str, own: str, foreign: str = "") -> list[str]:
@@ -123,6 +141,9 @@ def value_of(row: Row, known: Property) -> Value:
             return Result(nullable, columns[0], columns[1])
         case Kind.QUALITY:
             return Json(nullable, quality_json(columns[0], columns[1]))
+        case Kind.JSON if known.geometry:
+            table, key = ("latest", "datastream_id") if known.computed else (row.entity_type.table, "id")
+            return Place(nullable, columns[0], row, Source(table, key, known.columns[0]))
         case _:
             return Json(nullable, columns[0])
 

@@ -3,16 +3,31 @@
 The database makes the JSON; what is done here for a request does not grow with the number of entities in its answer.
 """
 
-import re
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from api.sensorthings.bulk import creation_of_rows
+from api.sensorthings.changing import check_conditions, etag, is_known, read_change, read_deletion
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
+from api.sensorthings.geometries import StoredGeometries
 from api.sensorthings.plans import Form, Plan, Plans
+from api.sensorthings.requests import (
+    TEXT,
+    Answer,
+    Headers,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    receive_request,
+    send_answer,
+)
 from api.sensorthings.requirements import conformance
 from api.sensorthings.resource import Resource, Step, read_resource
 from api.sensorthings.statements import Compiled, Compiler
@@ -26,29 +41,27 @@ from citylab.policy import Visible, everything
 from citylab.ports import EntityWrites, Store, Transaction
 from citylab.times import now
 
-ROOT = "/v1.1"
-LARGEST_DOCUMENT = 16 << 20  # bytes
 _EXTENT_SECONDS = 10
+_MOST_EXPORTS = 4  # at once: each holds a connection for as long as its client reads
+_ROWS_A_PIECE = 1_000
 _ATTEMPTS = 10  # of a transaction that met another
-_HOST = re.compile(rb"[A-Za-z0-9._~\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
-_JSON = b"application/json"
-_TEXT = b"text/plain;charset=utf-8"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
 
 log = structlog.get_logger()
 
 
-class Answer(NamedTuple):
-    """A response."""
+class _Export(NamedTuple):
+    """How a stream of entities is written. head: empty where it is the plan's own."""
 
-    status: int
-    content: bytes = b""
-    kind: bytes = _JSON
-    headers: Headers = ()
+    kind: bytes
+    head: bytes
+    between: str
+    tail: bytes
+
+
+_EXPORTS = {
+    Form.CSV: _Export(b"text/csv;charset=utf-8;header=present", b"", "", b""),
+    Form.GEOJSON: _Export(b"application/geo+json", b'{"type":"FeatureCollection","features":[', ",", b"]}"),
+}
 
 
 class SensorThings:
@@ -75,39 +88,71 @@ class SensorThings:
         self._plans = Plans(self._compiler)
         self._clock = clock
         self._extent: tuple[float, Extent] | None = None
+        self._exports = asyncio.Semaphore(_MOST_EXPORTS)
+        self._geometries = StoredGeometries()
         self._read_back = {t.name: self._reading(t) for t in SETS.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong becomes an answer too."""
         method = scope["method"]
         try:
-            answer = await self._answer(method, scope, receive)
+            answer = await self.answer(await receive_request(scope, receive, self._public))
         except CitylabError as error:
-            answer = _refusal(error)
+            answer = refusal(error)
         except Exception:
             log.exception("a request failed", method=method, path=scope["path"])
             answer = Answer(500, body(500, "an error of this service, which its log describes"))
-        await _send(answer, send, with_content=method != "HEAD")
+        await send_answer(answer, receive, send, with_content=method != "HEAD")
 
-    async def _answer(self, method: str, scope: Scope, receive: Receive) -> Answer:
-        path = _path(scope)
-        if method == "OPTIONS":
+    async def answer(self, request: Request) -> Answer:
+        """Answer a request, by HTTP or inside a batch. Raises `CitylabError` for what cannot be answered."""
+        path = request.path
+        if request.method == "OPTIONS":
             return Answer(204, headers=_PREFLIGHT)
-        if method in {"GET", "HEAD"}:
-            base = self._base(scope)
+        if request.method in {"GET", "HEAD"}:
             if not path.strip("/"):
-                return Answer(200, landing_page(base))
-            return await self._get(read_resource(path), scope["query_string"].decode("latin-1"), base)
-        if method == "POST":
-            resource = read_resource(path)
-            return await self._post(resource, await _document(receive), self._base(scope))
-        raise RequestError(405, f"{method} is not possible here")
+                return Answer(200, landing_page(request.base))
+            return await self._get(read_resource(path), request)
+        if request.method == "POST":
+            if path.strip("/") == "CreateObservations":
+                return await self._write(request, creation_of_rows(request, self._writes, self._clock()))
+            return await self._post(read_resource(path), request)
+        if request.method in {"PATCH", "PUT"}:
+            return await self._change(read_resource(path), request)
+        if request.method == "DELETE":
+            return await self._delete(read_resource(path), request)
+        raise RequestError(405, f"{request.method} is not possible here")
+
+    @asynccontextmanager
+    async def _to_read(self, request: Request) -> AsyncIterator[Transaction]:
+        """A transaction to read in: the change set's, which sees what the set wrote, or one of the request's own."""
+        if request.transaction is not None:
+            yield request.transaction
+            return
+        async with self._store.transaction(read_only=True) as transaction:
+            yield transaction
+
+    async def _write(self, request: Request, work: Callable[[Transaction], Awaitable[Answer]]) -> Answer:
+        """Do a request's work in one transaction, and anew when it met another; a change set does that as a whole."""
+        if request.transaction is not None:
+            return await work(request.transaction)
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self._store.transaction() as transaction:
+                    return await work(transaction)
+            except Unavailable as error:
+                if error.retry_after or attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError
 
     # Reading ----------------------------------------------------------------------------------------------------
 
-    async def _get(self, resource: Resource, query_string: str, base: str) -> Answer:
-        plan = self._plans.plan(resource, query_string)
-        async with self._store.transaction(read_only=True) as transaction:
+    async def _get(self, resource: Resource, request: Request) -> Answer:
+        plan = self._plans.plan(resource, request.query)
+        if plan.form in _EXPORTS:
+            return await self._export(plan, resource, request)
+        base = request.base
+        async with self._to_read(request) as transaction:
             rows = await self._fetch(transaction, plan.statement, _filled(plan.statement, resource.ids, base))
             if not rows and len(resource.steps) > 1:
                 await self._explain_nothing(transaction, resource)
@@ -115,17 +160,47 @@ class SensorThings:
             case Form.COLLECTION:
                 return _collection(rows[0], plan, resource, base)
             case Form.ENTITY if rows:
-                return Answer(200, rows[0][0].encode())
+                return _entity(rows[0], resource.entity_type, request)
             case Form.PROPERTY if rows:
                 return _property(rows[0][0], resource)
         if resource.steps[-1].id is None and plan.form is Form.ENTITY:
             return Answer(204)  # a to-one relation that leads to nothing
         raise not_found(f"{_path_of(resource)} does not exist")
 
+    async def _export(self, plan: Plan, resource: Resource, request: Request) -> Answer:
+        """Everything that is found, as a stream; it begins when the first rows are there, so that a refusal is one."""
+        if self._exports.locked():
+            raise RequestError(503, f"{_MOST_EXPORTS} exports are running; try again when one has ended")
+        pieces = self._pieces(plan, resource, request)
+        return Answer(200, await anext(pieces), _EXPORTS[plan.form].kind, stream=pieces)
+
+    async def _pieces(self, plan: Plan, resource: Resource, request: Request) -> AsyncGenerator[bytes]:
+        export = _EXPORTS[plan.form]
+        statement = plan.statement
+        head = export.head or plan.header
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._exports)
+            transaction = request.transaction
+            if transaction is None:
+                transaction = await opened.enter_async_context(self._store.transaction())
+            parameters = _filled(statement, resource.ids, request.base)
+            parameters = await self._geometries.fill(transaction, parameters)
+            found = await opened.enter_async_context(
+                aclosing(transaction.stream(statement.sql, parameters, size=_ROWS_A_PIECE))
+            )
+            between = ""
+            async for rows in found:
+                yield head + (between + export.between.join(row[0] for row in rows)).encode()
+                head, between = b"", export.between
+            if head and len(resource.steps) > 1:
+                await self._explain_nothing(transaction, resource)
+            yield head + export.tail
+
     async def _fetch(
         self, transaction: Transaction, statement: Compiled, parameters: dict[str, object]
     ) -> list[tuple[Any, ...]]:
         """Run a statement, in wider and wider windows until its page is whole."""
+        parameters = await self._geometries.fill(transaction, parameters)
         if statement.window is None:
             return await transaction.fetch(statement.sql, parameters)
         rows: list[tuple[Any, ...]] = []
@@ -152,47 +227,88 @@ class SensorThings:
 
     # Creating ---------------------------------------------------------------------------------------------------
 
-    async def _post(self, resource: Resource, document: bytes, base: str) -> Answer:
+    async def _post(self, resource: Resource, request: Request) -> Answer:
         step = resource.steps[-1]
-        if step.single or resource.reference or resource.of_property is not None or resource.of_id:
+        if step.single or not resource.whole:
             raise RequestError(405, f"entities are created at a set, which {_path_of(resource)} is not")
-        for attempt in range(_ATTEMPTS):
-            try:
-                # Read anew each time: creating fills the draft in.
-                draft = read_draft(step.entity_type, document, parent=step.relation)
-                async with self._store.transaction() as transaction:
-                    if step.relation is not None:
-                        attach(draft, step.relation, await self._parent(transaction, resource))
-                    own = await self._writes.create(transaction, draft, now=self._clock())
-                    statement, single = self._read_back[step.entity_type.name]
-                    rows = await transaction.fetch(statement.sql, _filled(statement, (own,), base))
-                link = f"{base}{single.set_name}({own})"
-                return Answer(201, rows[0][0].encode(), headers=((b"location", link.encode()),))
-            except Unavailable as error:
-                if error.retry_after or attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError
 
-    async def _parent(self, transaction: Transaction, resource: Resource) -> int:
-        statement = self._compiler.existence(resource.steps[:-1])
-        ((exists, parent),) = await transaction.fetch(statement.sql, _filled(statement, resource.ids, ""))
+        async def create(transaction: Transaction) -> Answer:
+            # Read anew each time: creating fills the draft in.
+            draft = read_draft(step.entity_type, request.body, parent=step.relation)
+            if step.relation is not None:
+                parent = await self._existing(transaction, resource, resource.steps[:-1])
+                attach(draft, step.relation, parent)
+            own = await self._writes.create(transaction, draft, now=self._clock())
+            json, tag = await self._written(transaction, step.entity_type, own, request)
+            link = f"{request.base}{step.entity_type.set_name}({own})"
+            return Answer(201, json.encode(), headers=((b"location", link.encode()), *etag(tag)))
+
+        return await self._write(request, create)
+
+    async def _existing(self, transaction: Transaction, resource: Resource, steps: Sequence[Step]) -> int:
+        """The id of the entity that steps of a path lead to."""
+        statement = self._compiler.existence(steps)
+        ((exists, own),) = await transaction.fetch(statement.sql, _filled(statement, resource.ids, ""))
         if not exists:
             raise not_found(f"{_path_of(resource)} does not exist")
-        return int(parent)
+        return int(own)
 
-    def _reading(self, entity_type: EntityType) -> tuple[Compiled, EntityType]:
+    async def _written(
+        self, transaction: Transaction, entity_type: EntityType, own: int, request: Request
+    ) -> tuple[str, str]:
+        """The JSON of an entity and its tag, as they are in the transaction."""
+        statement = self._read_back[entity_type.name]
+        ((json, tag),) = await transaction.fetch(statement.sql, _filled(statement, (own,), request.base))
+        return json, tag
+
+    def _reading(self, entity_type: EntityType) -> Compiled:
         """The statement that reads an entity which was just written."""
         resource = Resource(f"{entity_type.set_name}()", (Step(entity_type, None, 0),), (0,))
-        return self._compiler.entity(resource, Query()), entity_type
+        return self._compiler.entity(resource, Query())
 
-    def _base(self, scope: Scope) -> str:
-        if self._public is not None:
-            return f"{self._public}{ROOT}/"
-        for name, value in scope["headers"]:
-            if name == b"host" and _HOST.fullmatch(value):
-                return f"{scope['scheme']}://{value.decode()}{ROOT}/"
-        host, port = scope["server"]
-        return f"{scope['scheme']}://{host}:{port}{ROOT}/"
+    # Changing and deleting --------------------------------------------------------------------------------------
+
+    async def _change(self, resource: Resource, request: Request) -> Answer:
+        """PATCH and PUT (OGC 18-088 §10.3)."""
+        entity_type = resource.entity_type
+        if not resource.steps[-1].single or not resource.whole:
+            raise RequestError(405, f"one entity is changed at a time, which {_path_of(resource)} is not")
+
+        async def change(transaction: Transaction) -> Answer:
+            await transaction.lock_catalogue()
+            own = await self._existing(transaction, resource, resource.steps)
+            json, tag = await self._written(transaction, entity_type, own, request)
+            check_conditions(request, tag)
+            changes = read_change(request, entity_type, json)
+            await transaction.update(entity_type, own, changes, now=self._clock())
+            json, tag = await self._written(transaction, entity_type, own, request)
+            return Answer(200, json.encode(), headers=etag(tag))
+
+        return await self._write(request, change)
+
+    async def _delete(self, resource: Resource, request: Request) -> Answer:
+        """DELETE of an entity (OGC 18-088 §10.4), or of what a filter matches in a collection."""
+        entity_type = resource.entity_type
+        if not resource.whole:
+            raise RequestError(405, f"{_path_of(resource)} is no entity, which is what can be deleted")
+        single = resource.steps[-1].single
+        statement = self._compiler.matching(resource, Query() if single else read_deletion(request.query))
+
+        async def delete(transaction: Transaction) -> Answer:
+            await transaction.lock_catalogue()
+            if single:
+                own = await self._existing(transaction, resource, resource.steps)
+                _, tag = await self._written(transaction, entity_type, own, request)
+                check_conditions(request, tag)
+            elif len(resource.steps) > 1:
+                await self._existing(transaction, resource, resource.steps[:-1])
+            parameters = await self._geometries.fill(
+                transaction, _filled(statement, resource.ids, request.base)
+            )
+            await transaction.delete(entity_type, statement.sql, parameters)
+            return Answer(200)
+
+        return await self._write(request, delete)
 
 
 def landing_page(base: str) -> bytes:
@@ -228,6 +344,17 @@ def _collection(row: tuple[Any, ...], plan: Plan, resource: Resource, base: str)
     return Answer(200, b"".join(parts))
 
 
+def _entity(row: tuple[Any, ...], entity_type: EntityType, request: Request) -> Answer:
+    json, tag = row
+    if tag is None:
+        return Answer(200, json.encode())
+    # A tag does not tell computed properties apart: who has an old Datastream is given the new one.
+    whole = not any(known.computed for known in entity_type.properties.values())
+    if whole and is_known(request, tag):
+        return Answer(304, headers=etag(tag))
+    return Answer(200, json.encode(), headers=etag(tag))
+
+
 def _property(value: str | None, resource: Resource) -> Answer:
     """A property (OGC 18-088 §9.2.4): 200 with null if null is a value of it, 204 if it is unset."""
     known = resource.of_property
@@ -238,7 +365,7 @@ def _property(value: str | None, resource: Resource) -> Answer:
             return Answer(204)
         value = "null"
     if resource.value:
-        return Answer(200, value.encode(), _TEXT)
+        return Answer(200, value.encode(), TEXT)
     return Answer(200, b"{%s:%s}" % (msgspec.json.encode(resource.key), value.encode()))
 
 
@@ -250,51 +377,19 @@ def _path_of(resource: Resource) -> str:
     return path
 
 
-def _path(scope: Scope) -> str:
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.decode("latin-1").removeprefix(ROOT)
-
-
-async def _document(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise RequestError(400, "the document was not received whole")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > LARGEST_DOCUMENT:
-            raise RequestError(413, f"a document has at most {LARGEST_DOCUMENT} bytes")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _refusal(error: CitylabError) -> Answer:
+def refusal(error: CitylabError) -> Answer:
+    """What an error answers."""
     status = status_of(error)
     headers: Headers = ()
     if isinstance(error, Unavailable):
         headers = ((b"retry-after", str(max(1, round(error.retry_after))).encode()),)
     if status == 405:
-        headers = ((b"allow", b"GET, HEAD, OPTIONS, POST"),)
+        headers = ((b"allow", b"GET, HEAD, OPTIONS, POST, PATCH, PUT, DELETE"),)
     return Answer(status, body(status, message_of(error)), headers=headers)
 
 
-_OPEN: Headers = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"Location"),
-)
 _PREFLIGHT: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD, OPTIONS"),
     (b"access-control-allow-headers", b"*"),
     (b"access-control-max-age", b"86400"),
 )
-
-
-async def _send(answer: Answer, send: Send, *, with_content: bool) -> None:
-    headers = [*answer.headers, *_OPEN]
-    if answer.status != 204:
-        headers += [(b"content-type", answer.kind), (b"content-length", str(len(answer.content)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.content if with_content else b""})

@@ -14,7 +14,7 @@ from api.sensorthings.errors import Fault
 from api.sensorthings.expressions import Scope, member_sql, unknown
 from api.sensorthings.members import BASE, Piece, Sql, concat, literal, property_json, property_member, select
 from api.sensorthings.options import write_query
-from api.sensorthings.ordering import after_token, order_of, token_sql
+from api.sensorthings.ordering import Key, after_token, order_of, token_sql
 from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
@@ -23,6 +23,7 @@ from citylab.entities import DATASTREAM, OBSERVATION, EntityType, Property, Rela
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
+_GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 
 
 class Compiled(NamedTuple):
@@ -37,7 +38,7 @@ class Compiled(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Page:
+class Page:
     """The columns that the inner query of a page gives to the outer one, which calls it `alias`."""
 
     row: Row
@@ -50,18 +51,44 @@ class _Page:
         return f"{self.alias}.{name}"
 
     def property(self, known: Property) -> list[str]:
+        """Take a property's columns out."""
         return [self.column(self.row.column(c, computed=known.computed)) for c in known.columns]
 
-    def selected(self) -> str:
-        return ", ".join(f"{sql} AS {name}" for sql, name in self.columns.items()) or "1 AS nothing"
+    def select(self, where: str) -> str:
+        """The inner query; to be written when every column has been taken."""
+        columns = ", ".join(f"{sql} AS {name}" for sql, name in self.columns.items()) or "1 AS nothing"
+        return f"SELECT {columns} FROM {self.row.from_item()}{where}"
 
 
-class _Parts(NamedTuple):
-    """A collection's pieces: JSON of its entities, the token after its last one if more remain, FROM."""
+class Rows(NamedTuple):
+    """The rows of a collection: the page that they are on, their condition and their order."""
+
+    page: Page
+    where: str
+    keys: list[Key]
+
+    def ordered(self, query: Query, limit: int | None) -> str:
+        """The inner query in its order."""
+        order = ", ".join(key.clause() for key in self.keys)
+        limited = "" if limit is None else f" LIMIT {limit}"
+        skip = query.skip if query.skiptoken is None else 0
+        return f"{self.page.select(self.where)} ORDER BY {order}{limited} OFFSET {skip}"
+
+    def numbered(self, query: Query, top: int) -> str:
+        """The page and the first row of the next, numbered from 1 in the column n."""
+        return f"SELECT *, row_number() OVER () AS n FROM ({self.ordered(query, top + 1 if top else 0)}) AS q"
+
+
+class Parts(NamedTuple):
+    """A collection's pieces: JSON of its entities, how many were found, the token after the last one if more remain, FROM."""
 
     entities: str
+    found: str
     token: str
     source: str
+
+
+Render = Callable[[Rows, Query, int], Parts]  # the last: how many entities the page holds
 
 
 class Compiler:
@@ -71,8 +98,8 @@ class Compiler:
         self._visible = visible
         self._page = page
 
-    def collection(self, resource: Resource, query: Query) -> Compiled:
-        """A page, in one row.
+    def collection(self, resource: Resource, query: Query, render: Render | None = None) -> Compiled:
+        """A page, in one row. render: makes something else of it than an array of entities.
 
         JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
         token or null, the count or null, whether the parent exists.
@@ -95,25 +122,40 @@ class Compiler:
             reference=resource.reference,
             nested=False,
             window=window,
+            render=render,
         )
         owner = self._owner_sql(resource.steps)
         count = self._count(statement, step, query, conditions, owner) if query.count else "NULL"
         parent = "TRUE"
         if owner is not None:
-            parent = f"CASE WHEN count(*) = 0 THEN {self._exists(resource.steps[:-1])} ELSE TRUE END"
-        sql = f"SELECT {parts.entities}, count(*), {parts.token}, {count}, {parent} {parts.source}"
+            parent = f"CASE WHEN {parts.found} = 0 THEN {self._exists(resource.steps[:-1])} ELSE TRUE END"
+        sql = f"SELECT {parts.entities}, {parts.found}, {parts.token}, {count}, {parent} {parts.source}"
         return Compiled(sql, statement.parameters.values, window)
 
+    def lines(
+        self, resource: Resource, query: Query, render: Callable[[Rows], tuple[str, list[str]]]
+    ) -> Compiled:
+        """Everything that a query finds, in its order: one row with one text for each entity, which `render` makes."""
+        statement = Statement(self._visible)
+        rows = self.rows(
+            statement, resource.entity_type, query, lambda alias: self._reached(resource.steps, alias)
+        )
+        text, joins = render(rows)
+        source = f"({rows.ordered(query, query.top)}) AS {rows.page.alias}{''.join(joins)}"
+        return Compiled(f"SELECT {text} FROM {source}", statement.parameters.values)
+
     def entity(self, resource: Resource, query: Query) -> Compiled:
-        """One row with the entity's JSON, or none."""
+        """One row with the entity's JSON and its tag (null where others are expanded in it), or none."""
         statement = Statement(self._visible)
         step = resource.steps[-1]
         row = Row.new(statement, step.entity_type)
-        page = _Page(row, statement.name("p"))
-        pieces, joins = self._entity_json(page, query, reference=resource.reference, nested=False)
+        page = Page(row, statement.name("p"))
+        pieces, joins = self.entity_json(page, query, reference=resource.reference, nested=False)
         json = concat(pieces)
+        # Which transaction wrote the row: computed properties, which are in another table, do not change it.
+        tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        sql = f"SELECT {json} FROM ({self._inner(page, where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
@@ -136,6 +178,15 @@ class Compiler:
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
         return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
 
+    def matching(self, resource: Resource, query: Query) -> Compiled:
+        """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
+        statement = Statement(self._visible)
+        row = Row.new(statement, resource.entity_type)
+        with located("$filter", query, nested=False):
+            where = self._where(row, self._reached(resource.steps, row.alias), query)
+        keys = ", ".join(row.column(column) for column in resource.entity_type.default_order)
+        return Compiled(f"SELECT {keys} FROM {row.from_item()}{where}", statement.parameters.values)
+
     def existence(self, steps: Sequence[Step]) -> Compiled:
         """One row: whether the entity exists, and all those on the way to it belong together; and its id."""
         sql = f"SELECT {self._exists(steps)}, {self._id(steps)}"
@@ -153,11 +204,35 @@ class Compiler:
         reference: bool,
         nested: bool,
         window: Windowed | None = None,
-    ) -> _Parts:
+        render: Render | None = None,
+    ) -> Parts:
+        rows = self.rows(statement, entity_type, query, conditions, nested=nested, window=window)
+        page, top = rows.page, self.top(query)
+        if render is not None:
+            return render(rows, query, top)
+        pieces, joins = self.entity_json(page, query, reference=reference, nested=nested)
+        token = token_sql([page.column(key.sql) for key in rows.keys])
+        name = page.alias
+        return Parts(
+            f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
+            "count(*)",
+            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN max({token}) FILTER (WHERE {name}.n = {top}) END",
+            f"FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)}",
+        )
+
+    def rows(
+        self,
+        statement: Statement,
+        entity_type: EntityType,
+        query: Query,
+        conditions: Callable[[str], list[str]],
+        *,
+        nested: bool = False,
+        window: Windowed | None = None,
+    ) -> Rows:
+        """What a query finds; conditions: what else holds for the row of this alias."""
         row = Row.new(statement, entity_type)
-        page = _Page(row, statement.name("p"))
-        top = self.top(query)
-        with _located("$orderby", query, nested=nested):
+        with located("$orderby", query, nested=nested):
             keys = order_of(row, query.orderby)
         reached = conditions(row.alias)
         if query.skiptoken is not None:
@@ -165,28 +240,13 @@ class Compiler:
         if window:
             column = row.column(window.column)
             reached += [f"{column} >= %(from)s::{window.cast}", f"{column} <= %(to)s::{window.cast}"]
-        with _located("$filter", query, nested=nested):
+        with located("$filter", query, nested=nested):
             where = self._where(row, reached, query)
-        pieces, joins = self._entity_json(page, query, reference=reference, nested=nested)
-        token = token_sql([page.column(key.sql) for key in keys])
-        order = ", ".join(key.clause() for key in keys)
-        skip = query.skip if query.skiptoken is None else 0
-        limit = top + 1 if top else 0
-        inner = f"{self._inner(page, where)} ORDER BY {order} LIMIT {limit} OFFSET {skip}"
-        numbered = f"SELECT *, row_number() OVER () AS n FROM ({inner}) AS q"
-        name = page.alias
-        return _Parts(
-            f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
-            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN max({token}) FILTER (WHERE {name}.n = {top}) END",
-            f"FROM ({numbered}) AS {name}{''.join(joins)}",
-        )
+        return Rows(Page(row, statement.name("p")), where, keys)
 
     def top(self, query: Query) -> int:
         """How many entities a page holds."""
         return self._page if query.top is None else min(query.top, LARGEST_PAGE)
-
-    def _inner(self, page: _Page, where: str) -> str:
-        return f"SELECT {page.selected()} FROM {page.row.from_item()}{where}"
 
     def _where(self, row: Row, reached: list[str], query: Query) -> str:
         conditions = [*reached, *row.statement.conditions(row.entity_type, row.alias)]
@@ -217,30 +277,35 @@ class Compiler:
 
     # Entities ---------------------------------------------------------------------------------------------------
 
-    def _entity_json(
-        self, page: _Page, query: Query, *, reference: bool, nested: bool
+    def entity_json(
+        self, page: Page, query: Query, *, reference: bool, nested: bool, feature: bool = False
     ) -> tuple[list[Piece], list[str]]:
-        """The pieces of an entity's JSON, and the lateral joins that they need."""
+        """The pieces of an entity's JSON, and the lateral joins that they need.
+
+        feature: as the properties of a GeoJSON feature, without what is its geometry.
+        """
         entity_type = page.row.entity_type
         identity = Sql(page.column(page.row.column("id")))
         link: list[Piece] = [Sql(BASE), f"{entity_type.set_name}(", identity, ")"]
         if reference:
             return ['{"@iot.selfLink":"', *link, '"}'], []
-        with _located("$select", query, nested=nested):
-            selection = select(entity_type, query.select, links=not nested)
+        with located("$select", query, nested=nested):
+            selection = select(entity_type, query.select, links=not nested and not feature)
         members: list[Piece] = []
         if "selfLink" in selection.control:
             members += [',"@iot.selfLink":"', *link, '"']
         if "id" in selection.control:
             members += [',"@iot.id":', identity]
         for name, paths in selection.properties.items():
+            if feature and name in _GEOMETRIES:
+                continue
             known = entity_type.properties[name]
             members += property_member(known, page.property(known), paths, page.row.statement.parameters)
         for name in entity_type.relations:
             if name in selection.links:
                 members += [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
         joins: list[str] = []
-        with _located("$expand", query, nested=nested):
+        with located("$expand", query, nested=nested):
             for expand in query.expand:
                 relation = entity_type.relations.get(expand.relation)
                 if relation is None:
@@ -250,7 +315,7 @@ class Compiler:
                 joins.append(join)
         return _braced(members), joins
 
-    def _expanded(self, page: _Page, expand: Expand, relation: Relation) -> tuple[str, str]:
+    def _expanded(self, page: Page, expand: Expand, relation: Relation) -> tuple[str, str]:
         """A relation's member, and the lateral subquery that makes it."""
         statement = page.row.statement
         alias = statement.name("e")
@@ -262,10 +327,10 @@ class Compiler:
             return is_related(relation, row, own, foreign)
 
         if not relation.many:
-            inner = _Page(Row.new(statement, other), statement.name("p"))
-            pieces, joins = self._entity_json(inner, expand.query, reference=False, nested=True)
+            inner = Page(Row.new(statement, other), statement.name("p"))
+            pieces, joins = self.entity_json(inner, expand.query, reference=False, nested=True)
             where = self._where(inner.row, conditions(inner.row.alias), expand.query)
-            source = f"({self._inner(inner, where)} OFFSET 0) AS {inner.alias}{''.join(joins)}"
+            source = f"({inner.select(where)} OFFSET 0) AS {inner.alias}{''.join(joins)}"
             join = (
                 f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j FROM {source} OFFSET 0) AS {alias} ON TRUE"
             )
@@ -320,7 +385,7 @@ class Compiler:
 
 
 @contextmanager
-def _located(option: str, query: Query, *, nested: bool) -> Iterator[None]:
+def located(option: str, query: Query, *, nested: bool = False) -> Iterator[None]:
     """Let a fault say in which option it is; inside `$expand` positions count in the text of the outermost."""
     try:
         yield

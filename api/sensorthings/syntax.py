@@ -113,6 +113,14 @@ def walk(node: Expression) -> Iterator[Expression]:
         yield from walk(one)
 
 
+class ResultFormat(StrEnum):
+    """What `$resultFormat` may ask for."""
+
+    DATA_ARRAY = "dataArray"
+    CSV = "CSV"
+    GEOJSON = "GeoJSON"
+
+
 @dataclass(frozen=True, slots=True)
 class OrderKey:
     """One key of `$orderby`."""
@@ -136,6 +144,7 @@ class Query:
     skip: int = 0
     count: bool = False
     skiptoken: str | None = None
+    result_format: ResultFormat | None = None
     texts: dict[str, str] = field(default_factory=dict, compare=False)
 
     def options(self) -> list[tuple[str, str]]:
@@ -147,6 +156,8 @@ class Query:
             options.append(("$count", "true"))
         if self.top is not None:
             options.append(("$top", str(self.top)))
+        if self.result_format:
+            options.append(("$resultFormat", self.result_format))
         return options
 
 

@@ -7,17 +7,29 @@ no row. Everything here is text of SQL; what a request brought is behind a place
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from api.sensorthings.geometry import Column, Measure
+
 
 class Parameters:
     """The values of a statement, each behind a named placeholder."""
 
     def __init__(self) -> None:
         self.values: dict[str, object] = {}
+        self.measures: set[Measure] = set()
 
     def add(self, value: str | list[str], cast: str) -> str:
         """Keep a value; return the SQL that stands for it. Sent as text, so that its SQL type is always the same."""
         name = f"p{len(self.values)}"
         self.values[name] = value
+        return f"%({name})s::{cast}"
+
+    def column(self, column: Column, cast: str) -> str:
+        """Keep an array that is made when the statement runs, once however often it is needed."""
+        for name, value in self.values.items():
+            if value == column:
+                return f"%({name})s::{cast}"
+        name = f"p{len(self.values)}"
+        self.values[name] = column
         return f"%({name})s::{cast}"
 
 
@@ -121,6 +133,13 @@ class Text(Scalar):
 @dataclass(frozen=True, slots=True)
 class Duration(Scalar):
     """interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry(Value):
+    """A geometry that was given, as well-known text: only geo functions take it for anything."""
+
+    wkt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ request says about time or id bounds the windows; the last one has no bound but 
 from typing import NamedTuple
 
 from api.sensorthings.ordering import read_token
+from api.sensorthings.parser import MIRRORED
 from api.sensorthings.syntax import Binary, Expression, Lambda, Literal, LiteralKind, Path, Query, walk
 from citylab.entities import OBSERVATION
 from citylab.errors import CitylabError
@@ -138,7 +139,7 @@ def _bounds(node: Expression | None, *, by_id: bool) -> tuple[int | None, int | 
         return max(lows, default=None), min(highs, default=None)
     operator, path, literal = node.operator, node.left, node.right
     if isinstance(path, Literal):
-        operator, path, literal = _MIRRORED.get(operator, ""), literal, path
+        operator, path, literal = MIRRORED.get(operator, ""), literal, path
     if not isinstance(path, Path) or not isinstance(literal, Literal) or len(path.steps) != 1:
         return None, None
     if not (path.steps[0] in _IDS if by_id else path.steps[0] == _TIME):
@@ -153,9 +154,6 @@ def _bounds(node: Expression | None, *, by_id: bool) -> tuple[int | None, int | 
     else:
         return None, None
     return start if operator in {"ge", "gt", "eq"} else None, end if operator in {"le", "lt", "eq"} else None
-
-
-_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq"}
 
 
 def _of_token(token: str, *, by_id: bool) -> int | None:

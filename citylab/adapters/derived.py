@@ -1,9 +1,12 @@
 """What follows from new observations: aggregates, latest values, observed areas, update messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
+import msgspec
 import numpy as np
+import shapely
 
 from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
@@ -114,11 +117,10 @@ async def _aggregate(connection: Connection, facts: Facts, rows: Observations) -
     hour = inside - inside % HOUR
     new = np.ones(len(series), np.bool_)  # sorted by (datastream, time): one mark a run is enough
     new[1:] = (series[1:] != series[:-1]) | (hour[1:] != hour[:-1])
-    await connection.execute(
-        "INSERT INTO stale_hours SELECT * FROM unnest(%b::int8[], %b::timestamptz[])",
-        (PgArray(series[new]), times(hour[new])),
-    )
+    await connection.execute(MARK_STALE, (PgArray(series[new]), times(hour[new])))
 
+
+MARK_STALE = "INSERT INTO stale_hours SELECT * FROM unnest(%b::int8[], %b::timestamptz[])"
 
 # Chan, Golub, LeVeque 1983: two partials become one without a sum of squares.
 _MERGE_MINUTES = """
@@ -141,7 +143,7 @@ ON CONFLICT (datastream_id, width, window_start) DO UPDATE SET
     max = greatest(a.max, excluded.max),
     first = CASE WHEN a.first_time <= excluded.first_time THEN a.first ELSE coalesce(excluded.first, a.first) END,
     first_time = least(a.first_time, excluded.first_time),
-    last = CASE WHEN a.last_time >= excluded.last_time THEN a.last ELSE coalesce(excluded.last, a.last) END,
+    last = CASE WHEN a.last_time > excluded.last_time THEN a.last ELSE coalesce(excluded.last, a.last) END,
     last_time = greatest(a.last_time, excluded.last_time)
 """
 
@@ -205,21 +207,66 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
     if not pairs:
         return
     datastream, feature = zip(*sorted(pairs), strict=True)
-    await connection.execute(
-        "INSERT INTO observed_features SELECT * FROM unnest(%s::int8[], %s::int8[]) ON CONFLICT DO NOTHING",
+    cursor = await connection.execute(
+        "WITH new AS (INSERT INTO observed_features SELECT * FROM unnest(%s::int8[], %s::int8[])"
+        "   ON CONFLICT DO NOTHING RETURNING *)"
+        " SELECT l.datastream_id, l.observed_area::text FROM latest l WHERE l.datastream_id IN (SELECT datastream_id FROM new)"
+        f" UNION ALL SELECT n.datastream_id, {_GEOMETRY} FROM new n JOIN features_of_interest f ON f.id = n.feature_id",
         (list(datastream), list(feature)),
     )
-    await connection.execute(
-        "UPDATE latest l SET observed_area = CASE WHEN n = 1 THEN one ELSE"
-        " jsonb_build_object('type', 'GeometryCollection', 'geometries', every) END"
-        " FROM (SELECT o.datastream_id, count(DISTINCT g) AS n, (array_agg(g))[1] AS one, jsonb_agg(DISTINCT g) AS every"
-        "   FROM observed_features o JOIN features_of_interest f ON f.id = o.feature_id,"
-        "   LATERAL (SELECT CASE WHEN f.feature ->> 'type' = 'Feature' THEN f.feature -> 'geometry' ELSE f.feature END) x (g)"
-        "   WHERE o.datastream_id = ANY(%s) AND jsonb_typeof(g) = 'object' GROUP BY 1) a"
-        " WHERE l.datastream_id = a.datastream_id",
-        (sorted(set(datastream)),),
-    )
+    await _set_areas(connection, await cursor.fetchall())
     facts.features |= pairs
+
+
+async def observe_again(connection: Connection, datastreams: Sequence[int]) -> None:
+    """Make the observed areas of datastreams anew from the features that their observations have."""
+    cursor = await connection.execute(
+        "SELECT d, NULL FROM unnest(%(d)s::int8[]) x (d)"
+        f" UNION ALL SELECT o.datastream_id, {_GEOMETRY} FROM observed_features o"
+        " JOIN features_of_interest f ON f.id = o.feature_id WHERE o.datastream_id = ANY(%(d)s)",
+        {"d": list(datastreams)},
+    )
+    await _set_areas(connection, await cursor.fetchall())
+
+
+_GEOMETRY = (
+    "(CASE WHEN f.feature ->> 'type' = 'Feature' THEN f.feature -> 'geometry' ELSE f.feature END)::text"
+)
+
+
+async def _set_areas(connection: Connection, parts: Sequence[tuple[int, str | None]]) -> None:
+    """Set observed areas to what covers their parts: (datastream, JSON of a geometry or null)."""
+    if not parts:
+        return
+    by_datastream: dict[int, dict[str, None]] = {}
+    for datastream, geometry in parts:
+        covered = by_datastream.setdefault(datastream, {})
+        if geometry is not None:
+            covered[geometry] = None
+    await connection.execute(
+        "UPDATE latest l SET observed_area = r.area::jsonb FROM unnest(%s::int8[], %s::text[]) AS r (d, area)"
+        " WHERE l.datastream_id = r.d AND l.observed_area IS DISTINCT FROM r.area::jsonb",
+        (list(by_datastream), [area_of(geometries) for geometries in by_datastream.values()]),
+    )
+
+
+def area_of(geometries: Iterable[str]) -> str | None:
+    """GeoJSON of the area that geometries cover: of one that geometry itself, of several their envelope.
+
+    An envelope and a further geometry give the envelope of all. What is no GeoJSON geometry covers nothing.
+    """
+    bounds = []
+    for geometry in geometries:
+        with suppress(shapely.errors.ShapelyError):
+            shape = shapely.from_geojson(geometry)
+            if not shape.is_empty:
+                bounds.append((geometry, shape.bounds))
+    if len(bounds) < 2:
+        return bounds[0][0] if bounds else None
+    west, south = (min(b[i] for _, b in bounds) for i in (0, 1))
+    east, north = (max(b[i] for _, b in bounds) for i in (2, 3))
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return msgspec.json.encode({"type": "Polygon", "coordinates": [ring]}).decode()
 
 
 async def _remember_updates(

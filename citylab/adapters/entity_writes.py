@@ -31,7 +31,7 @@ from citylab.model import Micros, Quality, Reason
 from citylab.ports import Transaction
 from citylab.times import format_instant
 
-_CASTS = {Kind.TEXT: "text", Kind.INSTANT: "timestamptz"}  # every other kind that is inserted here is jsonb
+CASTS = {Kind.TEXT: "text", Kind.INSTANT: "timestamptz"}  # every other kind that is inserted here is jsonb
 
 
 async def create(transaction: Transaction, draft: Draft, *, now: Micros) -> int:
@@ -79,13 +79,13 @@ async def move_thing(
 
     Returns None, and changes nothing, when they are its Locations already.
     """
-    if not await _place(transaction, thing, locations):
+    if not await place(transaction, thing, locations):
         return None
     (row,) = await transaction.fetch(
         "INSERT INTO historical_locations (thing_id, time) VALUES (%s, %s::timestamptz) RETURNING id",
         (thing, format_instant(time)),
     )
-    await _link(transaction, HISTORICAL_LOCATION.relations["Locations"], int(row[0]), locations)
+    await link(transaction, HISTORICAL_LOCATION.relations["Locations"], int(row[0]), locations)
     return int(row[0])
 
 
@@ -105,6 +105,28 @@ async def feature_of_location(transaction: Transaction, location: int) -> int:
         if rows:
             return int(rows[0][0])
     raise Rejected(Reason.CONFLICT, f"Locations({location}) was deleted meanwhile")
+
+
+async def default_features(transaction: Transaction, datastreams: Sequence[int]) -> dict[int, int]:
+    """The features of Observations that name none, by Datastream, made where they are missing.
+
+    It is the one of a Location of the Thing, a GeoJSON one if there are several; Datastreams whose Thing has no Location
+    are left out.
+    """
+    rows = await transaction.fetch(
+        "SELECT d.id, l.id, (SELECT f.id FROM features_of_interest f WHERE f.location_id = l.id)"
+        " FROM datastreams d CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
+        " ON l.id = t.location_id WHERE t.thing_id = d.thing_id"
+        " ORDER BY l.encoding_type = ANY(%s) DESC, l.id LIMIT 1) l WHERE d.id = ANY(%s::int8[])",
+        (list(GEOJSON_ENCODINGS), datastreams),
+    )
+    made: dict[int, int] = {}
+    by_datastream: dict[int, int] = {}
+    for datastream, location, feature in sorted(rows, key=lambda row: row[1]):
+        if feature is None and location not in made:
+            made[location] = await feature_of_location(transaction, location)
+        by_datastream[datastream] = feature or made[location]
+    return by_datastream
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +165,7 @@ class _Insert:
             elif relation.many:
                 await self._children(relation, own, targets)
         if draft.entity_type is HISTORICAL_LOCATION:
-            await self._follow_history(own, columns["thing_id"])
+            await follow_history(self.transaction, own, columns["thing_id"])
         return own
 
     async def save_observations(self) -> list[int]:
@@ -151,7 +173,7 @@ class _Insert:
         if not self.observations:
             return []
         features = await self._features()
-        rows = _columns([draft for draft, _, _ in self.observations], self.now)
+        rows = observation_columns([draft for draft, _, _ in self.observations], self.now)
         saved = await self.transaction.save_observations(
             Observations(
                 datastream=np.array([datastream for _, datastream, _ in self.observations], np.int64),
@@ -166,7 +188,7 @@ class _Insert:
         for name, value in draft.values.items():
             p = draft.entity_type.properties[name]
             names.append(p.columns[0])
-            places.append(f"%s::{_CASTS.get(p.kind, 'jsonb')}")
+            places.append(f"%s::{CASTS.get(p.kind, 'jsonb')}")
             parameters.append(
                 format_instant(value) if p.kind is Kind.INSTANT and isinstance(value, int) else value
             )
@@ -223,37 +245,14 @@ class _Insert:
             for thing in ids:
                 await move_thing(self.transaction, thing, [own], time=self.now)
         else:
-            await _link(self.transaction, relation, own, ids)
-
-    async def _follow_history(self, own: int, thing: int) -> None:
-        """Move the Thing to the Locations of a HistoricalLocation that is later than all others of it."""
-        rows = await self.transaction.fetch(
-            "SELECT l.location_id FROM historical_locations_locations l JOIN historical_locations h"
-            " ON h.id = l.historical_location_id WHERE h.id = %s AND NOT EXISTS (SELECT FROM historical_locations o"
-            " WHERE o.thing_id = h.thing_id AND o.id <> h.id AND o.time >= h.time)",
-            (own,),
-        )
-        if rows:
-            await _place(self.transaction, thing, [row[0] for row in rows])
+            await link(self.transaction, relation, own, ids)
 
     async def _features(self) -> list[int]:
         """The feature of each Observation; those that name none get the one of their Thing's Location."""
         wanting = sorted({datastream for _, datastream, feature in self.observations if not feature})
         if not wanting:
             return [feature for _, _, feature in self.observations]
-        rows = await self.transaction.fetch(
-            "SELECT d.id, l.id, (SELECT f.id FROM features_of_interest f WHERE f.location_id = l.id)"
-            " FROM datastreams d CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
-            " ON l.id = t.location_id WHERE t.thing_id = d.thing_id"
-            " ORDER BY l.encoding_type = ANY(%s) DESC, l.id LIMIT 1) l WHERE d.id = ANY(%s::int8[])",
-            (list(GEOJSON_ENCODINGS), wanting),
-        )
-        made: dict[int, int] = {}
-        by_datastream: dict[int, int] = {}
-        for datastream, location, feature in sorted(rows, key=lambda row: row[1]):
-            if feature is None and location not in made:
-                made[location] = await feature_of_location(self.transaction, location)
-            by_datastream[datastream] = feature or made[location]
+        by_datastream = await default_features(self.transaction, wanting)
         homeless = [d for d in wanting if d not in by_datastream]
         if homeless:
             raise Rejected(
@@ -264,7 +263,19 @@ class _Insert:
         return [feature or by_datastream[datastream] for _, datastream, feature in self.observations]
 
 
-async def _place(transaction: Transaction, thing: int, locations: Sequence[int]) -> bool:
+async def follow_history(transaction: Transaction, own: int, thing: int) -> None:
+    """Move the Thing to the Locations of a HistoricalLocation that is later than all others of it."""
+    rows = await transaction.fetch(
+        "SELECT l.location_id FROM historical_locations_locations l JOIN historical_locations h"
+        " ON h.id = l.historical_location_id WHERE h.id = %s AND NOT EXISTS (SELECT FROM historical_locations o"
+        " WHERE o.thing_id = h.thing_id AND o.id <> h.id AND o.time >= h.time)",
+        (own,),
+    )
+    if rows:
+        await place(transaction, thing, [row[0] for row in rows])
+
+
+async def place(transaction: Transaction, thing: int, locations: Sequence[int]) -> bool:
     """Make these the Locations of a Thing; return whether they were not yet."""
     # One mover at a time: two would leave the Locations of both.
     await transaction.fetch("SELECT id FROM things WHERE id = %s FOR NO KEY UPDATE", (thing,))
@@ -272,11 +283,12 @@ async def _place(transaction: Transaction, thing: int, locations: Sequence[int])
     if {row[0] for row in rows} == set(locations):
         return False
     await transaction.execute("DELETE FROM things_locations WHERE thing_id = %s", (thing,))
-    await _link(transaction, THING.relations["Locations"], thing, locations)
+    await link(transaction, THING.relations["Locations"], thing, locations)
     return True
 
 
-async def _link(transaction: Transaction, relation: Relation, own: int, others: Sequence[int]) -> None:
+async def link(transaction: Transaction, relation: Relation, own: int, others: Sequence[int]) -> None:
+    """Tie an entity to others of a many-to-many relation."""
     assert relation.link
     await transaction.execute(
         f"INSERT INTO {relation.link.name} ({relation.link.own}, {relation.link.other})"
@@ -296,8 +308,8 @@ def _changes_catalogue(draft: Draft) -> bool:
     )
 
 
-def _columns(drafts: Sequence[Draft], now: Micros) -> dict[str, Any]:
-    """The Observations' own columns, without datastream and feature."""
+def observation_columns(drafts: Sequence[Draft], now: Micros) -> dict[str, Any]:
+    """The Observations' own columns by their names in `Observations`, without datastream and feature."""
 
     def column(name: str, pick: Callable[[Any], Any], absent: Any) -> list[Any]:
         values: list[Value] = [draft.values.get(name) for draft in drafts]

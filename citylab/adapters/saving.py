@@ -37,7 +37,7 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
 
     Raises `CatalogueChanged` and `PositionMoved`, both before anything was changed.
     """
-    facts = await _lock_catalogue(connection, cache)
+    facts = await lock_catalogue(connection, cache)
     if write.catalogue_version not in {None, facts.version}:
         raise CatalogueChanged
     await take_positions(connection, write.spans)
@@ -76,12 +76,12 @@ async def save_observations(connection: Connection, cache: FactsCache, rows: Obs
 
     Their ordinal is their own id, so that they meet no stream row. A listener appends the update to the log.
     """
-    facts = await _lock_catalogue(connection, cache)
+    facts = await lock_catalogue(connection, cache)
     if not len(rows):
         return np.zeros(0, np.int64)
     await facts.load(connection, rows.datastream)
     ids = await draw_ids(connection, len(rows))
-    await _insert(connection, rows, ids, ids)
+    await insert(connection, rows, ids, ids)
     order = np.lexsort((rows.time, rows.datastream))
     await derive(connection, facts, rows.take(order), ids[order], source="api", stream=False)
     await connection.execute("NOTIFY citylab_updates")
@@ -95,7 +95,8 @@ async def draw_ids(connection: Connection, count: int) -> Int64:
     return np.arange(row[0], row[0] + count, dtype=np.int64)
 
 
-async def _lock_catalogue(connection: Connection, cache: FactsCache) -> Facts:
+async def lock_catalogue(connection: Connection, cache: FactsCache) -> Facts:
+    """Keep streams from changing until the transaction ends; return what is known of them."""
     await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (CATALOGUE_LOCK,))
     row = await (await connection.execute("SELECT version FROM catalogue")).fetchone()
     assert row is not None
@@ -132,13 +133,14 @@ async def _copy(connection: Connection, rows: Observations, ids: Int64) -> bool:
     """COPY rows that are expected to be new; False, and nothing stored, when a key exists already."""
     try:
         async with connection.transaction():
-            await _insert(connection, rows, ids, None)
+            await insert(connection, rows, ids, None)
     except errors.UniqueViolation:
         return False
     return True
 
 
-async def _insert(connection: Connection, rows: Observations, ids: Int64, ordinal: Int64 | None) -> None:
+async def insert(connection: Connection, rows: Observations, ids: Int64, ordinal: Int64 | None) -> None:
+    """Insert rows, those of streams (ordinal None) by COPY where they are plain."""
     if rows.plain and ordinal is None:
         statement = (
             "COPY observations (id, datastream_id, phenomenon_time, result_number, quality, feature_of_interest_id)"

@@ -1,7 +1,7 @@
 """The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -12,15 +12,17 @@ from psycopg_pool import AsyncConnectionPool
 
 from citylab import times
 from citylab.adapters.accounts import CONSUMER
+from citylab.adapters.bulk_writes import create_observations
 from citylab.adapters.derived import FactsCache
+from citylab.adapters.entity_changes import Changes
 from citylab.adapters.entity_writes import create
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
 from citylab.adapters.postgres import Connection, Parameters, translated
 from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
 from citylab.columns import Int64, Observations
-from citylab.drafts import read_draft
-from citylab.entities import SETS
+from citylab.drafts import Draft, read_draft
+from citylab.entities import SETS, EntityType
 from citylab.errors import Unavailable
 from citylab.model import Micros, Position, Topic
 from citylab.writes import Saved, Write
@@ -45,7 +47,7 @@ class PostgresTransaction:
 
     async def stream(
         self, sql: str, parameters: Parameters = (), *, size: int = 1_000
-    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+    ) -> AsyncGenerator[list[tuple[Any, ...]]]:
         with translated():
             async with self.connection.cursor("stream") as cursor:
                 await cursor.execute(sql, parameters or None)
@@ -54,8 +56,12 @@ class PostgresTransaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        async with self.connection.transaction():
-            yield
+        try:
+            async with self.connection.transaction():
+                yield
+        except BaseException:
+            self._cache.drop()
+            raise
 
     async def lock_catalogue(self) -> None:
         await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
@@ -69,9 +75,26 @@ class PostgresTransaction:
         with translated():
             return await save(self.connection, self._cache, write)
 
+    async def update(self, entity_type: EntityType, own: int, changes: Draft, *, now: Micros) -> None:
+        with translated():
+            await Changes(self, self.connection, self._cache, now).update(entity_type, own, changes)
+
+    async def delete(
+        self, entity_type: EntityType, selection: str, parameters: Mapping[str, Any] | None = None
+    ) -> int:
+        with translated():
+            changes = Changes(self, self.connection, self._cache, times.now())
+            return await changes.delete(entity_type, selection, parameters or {})
+
     async def save_observations(self, rows: Observations) -> Int64:
         with translated():
             return await save_observations(self.connection, self._cache, rows)
+
+    async def create_observations(
+        self, rows: Observations | Sequence[Draft], *, now: Micros
+    ) -> tuple[Int64, dict[int, str]]:
+        with translated():
+            return await create_observations(self, rows, now=now)
 
 
 class PostgresStore:
@@ -117,9 +140,13 @@ class PostgresStore:
                 # A statement of its own is a transaction of its own: reading needs no BEGIN and COMMIT around it.
                 if read_only:
                     yield PostgresTransaction(connection, self._cache)
-                else:
+                    return
+                try:
                     async with connection.transaction():
                         yield PostgresTransaction(connection, self._cache)
+                except BaseException:
+                    self._cache.drop()
+                    raise
 
     async def save(self, write: Write) -> Saved:
         for attempt in range(_ATTEMPTS):
@@ -127,12 +154,8 @@ class PostgresStore:
                 async with self.transaction() as transaction:
                     return await save(transaction.connection, self._cache, write)
             except Unavailable as error:
-                self._cache.drop()
                 if error.retry_after or attempt == _ATTEMPTS - 1:
                     raise
-            except Exception:
-                self._cache.drop()
-                raise
         raise AssertionError
 
     async def positions(self, topic: Topic) -> dict[int, Position]:

@@ -28,7 +28,8 @@ CREATE TABLE locations (
     description text COLLATE "C" NOT NULL,
     encoding_type text COLLATE "C" NOT NULL,
     location jsonb NOT NULL,
-    properties jsonb
+    properties jsonb,
+    geometry_changed xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE INDEX locations_by_name ON locations (name);
 
@@ -101,7 +102,8 @@ CREATE TABLE features_of_interest (
     encoding_type text COLLATE "C" NOT NULL,
     feature jsonb NOT NULL,
     properties jsonb,
-    location_id bigint UNIQUE REFERENCES locations ON DELETE SET NULL  -- the Location it was made from
+    location_id bigint UNIQUE REFERENCES locations ON DELETE SET NULL,  -- the Location it was made from
+    geometry_changed xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 
 -- Observations ----------------------------------------------------------------------------------------------------
@@ -164,8 +166,23 @@ CREATE TABLE latest (
     result_time_first timestamptz,
     result_time_last timestamptz,
     observed_area jsonb,
-    high_water timestamptz                -- the greatest stream time ever stored; never lowered
+    high_water timestamptz,               -- the greatest stream time ever stored; never lowered
+    geometry_changed xid8 NOT NULL DEFAULT pg_current_xact_id()
 ) WITH (fillfactor = 60);
+
+-- Which transaction gave a row its geometry: who keeps geometries in memory looks for what is new, by snapshots
+-- (`api/sensorthings/geometries.py`). A counter instead would make writers wait for each other.
+CREATE FUNCTION change_geometry() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.geometry_changed := pg_current_xact_id();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER change_geometry BEFORE UPDATE OF location ON locations FOR EACH ROW EXECUTE FUNCTION change_geometry();
+CREATE TRIGGER change_geometry BEFORE UPDATE OF feature ON features_of_interest FOR EACH ROW EXECUTE FUNCTION change_geometry();
+CREATE TRIGGER change_geometry BEFORE UPDATE OF observed_area ON latest FOR EACH ROW EXECUTE FUNCTION change_geometry();
+CREATE INDEX locations_by_change ON locations (geometry_changed);
+CREATE INDEX features_of_interest_by_change ON features_of_interest (geometry_changed);
+CREATE INDEX latest_by_change ON latest (geometry_changed);
 
 -- Which features a Datastream's observations have had: what observed_area is made from.
 CREATE TABLE observed_features (
@@ -229,8 +246,11 @@ CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF gateway, properties
     ON things FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 CREATE TRIGGER change_catalogue BEFORE INSERT OR DELETE OR UPDATE
     ON historical_locations_locations FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
-CREATE TRIGGER change_catalogue BEFORE DELETE
+CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF location_id
     ON features_of_interest FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+
+CREATE TRIGGER change_catalogue BEFORE DELETE
+    ON observed_features FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 
 CREATE TABLE services (  -- what each running service last said of itself
     name text COLLATE "C" PRIMARY KEY,

@@ -42,7 +42,8 @@ def observation(api, documents):
 @pytest.mark.usefixtures("observation")
 @pytest.mark.parametrize("name", RELATIONS)
 def test_control_information_properties_and_relations(api, name):
-    """req/datamodel/entity-control-information/common-control-information, .../properties, .../relations."""
+    """req/datamodel/entity-control-information/common-control-information, req/datamodel/*/properties,
+    req/datamodel/*/relations."""
     for entity in api.values(f"/{name}"):
         own = entity["@iot.id"]
         assert isinstance(own, int)

@@ -19,12 +19,14 @@ _LITERALS = [
     "1", "-2.5", "1e300", "99999999999999999999", "''", "'a'", "'1'", "'2024-01-01T00:00:00Z'", "'%'", "'\\'", "'名'", "null",
     "true", "false", "2024-01-01T03:00:00Z", "2024-01-01T01:00:00Z/2024-01-01T05:00:00Z", "2024-01-01", "10:00:00",
     "duration'PT1H'", "duration'P99999999D'", "now()", "mindatetime()",
+    "geography'POINT (2 41)'", "geography'POLYGON ((2 41, 3 41, 3 42, 2 41))'", "geometry'POINT EMPTY'",
 ]  # fmt: skip
 _FUNCTIONS = [
     ("substringof", 2), ("startswith", 2), ("endswith", 2), ("length", 1), ("indexof", 2), ("substring", 2), ("substring", 3),
     ("tolower", 1), ("toupper", 1), ("trim", 1), ("concat", 2), ("year", 1), ("second", 1), ("fractionalseconds", 1),
     ("date", 1), ("time", 1), ("totaloffsetminutes", 1), ("round", 1), ("floor", 1), ("ceiling", 1), ("before", 2),
     ("during", 2), ("overlaps", 2), ("meets", 2), ("starts", 2), ("finishes", 2),
+    ("geo.distance", 2), ("geo.length", 1), ("geo.intersects", 2), ("st_within", 2), ("st_disjoint", 2), ("st_equals", 2),
 ]  # fmt: skip
 _OPERATORS = [
     "eq",

@@ -146,3 +146,22 @@ def test_options_of_odata_that_are_not_supported(api, option):
 def test_options_may_be_encoded_in_full(api):
     query = "%24filter=name%20eq%20%27Thing+1%27&%24%74op=5"
     assert api.client.get(f"{api.root}/Things?{query}").json()["value"][0]["name"] == "Thing 1"
+
+
+def test_options_are_evaluated_in_the_order_of_the_standard(api, city):
+    """req/request-data/order: filter, count, orderby, skip, top; then select and expand."""
+    options = [
+        "$select=result",
+        "$top=2",
+        "$expand=Datastream($select=name)",
+        "$skip=1",
+        "$orderby=phenomenonTime desc",
+        "$count=true",
+        "$filter=parameters/hour lt 6",
+    ]
+    for query in ("&".join(options), "&".join(reversed(options))):
+        page = api.get(f"/Datastreams({city.streams[1]})/Observations?{query}")
+        assert page["@iot.count"] == 6
+        assert page["value"] == [{"result": 100 + n, "Datastream": {"name": "Stream 1"}} for n in (4, 3)]
+        following = api.absolute(page["@iot.nextLink"])
+        assert [entity["result"] for entity in following["value"]] == [102, 101]

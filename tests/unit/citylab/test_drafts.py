@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citylab.drafts import Draft, Result, attach, read_draft
+from citylab.drafts import Draft, Result, attach, read_changes, read_draft
 from citylab.entities import DATASTREAM, ENTITY_TYPES, OBSERVATION, SENSOR, THING
 from citylab.errors import Rejected
 
@@ -123,3 +123,37 @@ def test_no_document_breaks_the_reader(entity_type, document):
 def test_no_bytes_break_the_reader(entity_type, document):
     with pytest.raises(Rejected):
         read_draft(entity_type, document)
+
+
+def test_a_patch_names_what_it_changes_and_may_only_link():
+    changes = read_changes(
+        THING, b'{"name": "n", "@iot.id": 9, "@iot.selfLink": "x", "Locations": [{"@iot.id": 3}]}'
+    )
+    assert (changes.values, changes.links) == ({"name": "n"}, {"Locations": [3]})
+    assert read_changes(THING, b'{"properties": null}').values == {"properties": None}
+
+
+def test_a_put_unsets_what_it_does_not_name_and_needs_what_is_mandatory():
+    assert read_changes(THING, b'{"name": "n", "description": "d"}', replace=True).values == {
+        "name": "n",
+        "description": "d",
+        "properties": None,
+    }
+    with pytest.raises(Rejected, match="needs its description"):
+        read_changes(THING, b'{"name": "n"}', replace=True)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"name": null}',
+        b'{"nom": "n"}',
+        b'{"Locations": [{"name": "l"}]}',
+        b'{"Locations": {"@iot.id": 1}}',
+        b"[]",
+        b"",
+    ],
+)
+def test_a_patch_that_cannot_be_is_refused(document):
+    with pytest.raises(Rejected):
+        read_changes(THING, document)
