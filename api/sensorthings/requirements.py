@@ -50,8 +50,10 @@ CLASSES = {
 """Requirements classes of which every requirement holds."""
 
 HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE_UPDATE_DELETE, *DATA_ARRAY)
+EXTENSIONS = ("https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",)
+"""What goes beyond the standard, by the URIs under which clients look for it."""
 
 
 def conformance() -> list[str]:
     """What the landing page lists."""
-    return [BASE + requirement for requirement in HELD]
+    return [*(BASE + requirement for requirement in HELD), *EXTENSIONS]
