@@ -16,6 +16,7 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     Kind.TEXT: {"type": "string"},
     Kind.JSON: _ANY_JSON,
     Kind.OBJECT: {"type": "object"},
+    Kind.ARRAY: {"type": "array"},
     Kind.INSTANT: _TIME,
     Kind.TIME: _TIME,
     Kind.INTERVAL: _INTERVAL,

@@ -7,6 +7,7 @@ SETS = {
     "Locations",
     "HistoricalLocations",
     "Datastreams",
+    "MultiDatastreams",
     "Sensors",
     "Observations",
     "ObservedProperties",
