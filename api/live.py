@@ -15,10 +15,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.live_events import joined, message, observations
+from api.live_events import message, observations
 from api.live_feed import Feed
 from api.sensorthings.errors import body
-from citylab.columns import Int64
+from citylab.columns import Int64, Observations
 from citylab.errors import Unavailable
 from citylab.ports import EventLog
 
@@ -269,7 +269,9 @@ def _rows_of(feed: Feed, datastreams: Int64, start: int, end: int) -> list[bytes
         return []
     if sum(len(index) for _, index in found) > _MOST_ROWS:
         return None
-    return observations(joined([entry.rows.take(index) for entry, index in found]), found[-1][0].update)
+    return observations(
+        Observations.joined([entry.rows.take(index) for entry, index in found]), found[-1][0].update
+    )
 
 
 def _id(name: str, text: str) -> int:

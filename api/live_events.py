@@ -1,7 +1,7 @@
 """Observations as server-sent events: what is chosen, and its text. Columns in, bytes out."""
 
 import json
-from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -29,21 +29,6 @@ def newest(rows: Observations) -> Int64:
     last = np.ones(len(order), np.bool_)
     last[:-1] = datastream[1:] != datastream[:-1]
     return order[last]
-
-
-def joined(parts: Sequence[Observations]) -> Observations:
-    """Plain rows of several writes, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    some_json = any(part.json is not None for part in parts)
-    return Observations(
-        datastream=np.concatenate([part.datastream for part in parts]),
-        time=np.concatenate([part.time for part in parts]),
-        number=np.concatenate([part.number for part in parts]),
-        quality=np.concatenate([part.quality for part in parts]),
-        feature=np.concatenate([part.feature for part in parts]),
-        json=[text for part in parts for text in (part.json or [None] * len(part))] if some_json else None,
-    )
 
 
 def instants(micros: Int64) -> list[str]:
@@ -75,9 +60,12 @@ def results(rows: Observations) -> list[str]:
 def observations(rows: Observations, update: int) -> list[bytes]:
     """The rows as events `observations`. Only the last carries the id, so that a resume repeats an unfinished run."""
     texts = [
-        f'{{"Datastream":{{"@iot.id":{datastream}}},"phenomenonTime":"{instant}",'
+        f'{{"{name}":{{"@iot.id":{datastream}}},"phenomenonTime":"{instant}",'
         f'"result":{result},"resultQuality":{quality}}}'
-        for datastream, instant, result, quality in zip(
+        for name, datastream, instant, result, quality in zip(
+            np.where(rows.multi, "MultiDatastream", "Datastream").tolist()
+            if rows.multi is not None
+            else repeat("Datastream", len(rows)),
             rows.datastream.tolist(),
             instants(rows.time),
             results(rows),

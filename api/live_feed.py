@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from api.live_events import joined, newest, observations
+from api.live_events import newest, observations
 from citylab.columns import Int64, Observations, decode_update
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Position, Topic
@@ -231,5 +231,5 @@ async def _coalesce(entries: Sequence[Entry]) -> list[bytes]:
 
 
 def _newest_of(entries: Sequence[Entry]) -> list[bytes]:
-    rows = joined([entry.rows for entry in entries])
+    rows = Observations.joined([entry.rows for entry in entries])
     return observations(rows.take(newest(rows)), entries[-1].update)

@@ -16,6 +16,7 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
     Kind.TEXT: {"type": "string"},
     Kind.JSON: _ANY_JSON,
     Kind.OBJECT: {"type": "object"},
+    Kind.ARRAY: {"type": "array"},
     Kind.INSTANT: _TIME,
     Kind.TIME: _TIME,
     Kind.INTERVAL: _INTERVAL,
@@ -71,6 +72,10 @@ def _parameters() -> dict[str, Any]:
         "name": "id", "in": "path", "required": True, "description": "The entity's `@iot.id`.",
         "schema": {"type": "integer", "format": "int64", "minimum": 1},
     }  # fmt: skip
+    found["If-Match"] = {
+        "name": "If-Match", "in": "header", "description": "The ETag of the version that may be changed.",
+        "schema": {"type": "string"},
+    }  # fmt: skip
     return found
 
 
@@ -94,6 +99,7 @@ def _schemas() -> dict[str, Any]:
     for entity_type in ENTITY_TYPES.values():
         schemas[entity_type.name] = _read_schema(entity_type)
         schemas[f"New{entity_type.name}"] = _create_schema(entity_type)
+        schemas[f"Changed{entity_type.name}"] = _change_schema(entity_type)
     return schemas
 
 
@@ -135,6 +141,15 @@ def _create_schema(entity_type: EntityType) -> dict[str, Any]:
     }
 
 
+def _change_schema(entity_type: EntityType) -> dict[str, Any]:
+    properties = {p.name: _property_schema(p) for p in entity_type.properties.values() if not p.computed}
+    link = _schema("Link")
+    for relation in entity_type.relations.values():
+        properties[relation.name] = {"type": "array", "items": link} if relation.many else link
+    about = "What changes. A PUT names every mandatory property, and unsets the optional ones that it does not name."
+    return {"type": "object", "description": about, "properties": properties}
+
+
 def _relation_schema(relation: Relation) -> dict[str, Any]:
     # What a document holds inside another need not name the one around it, which JSON Schema cannot say here.
     one = {"anyOf": [_schema("Link"), {"type": "object", "description": f"A new {relation.target}."}]}
@@ -158,13 +173,30 @@ def _paths(entity_type: EntityType) -> Iterator[tuple[str, Any]]:
                 },
                 body=_schema(f"New{name}"),
             ),
+            "delete": _operation(
+                f"Delete the {many} that $filter matches", {"200": _DONE}, [_parameter("$filter")]
+            ),
         },
     )
     single = [{"$ref": "#/components/parameters/id"}, *(_parameter(o) for o in _SINGLE_OPTIONS)]
     not_found = {"404": _error("There is no such entity.")}
+    conditions = [_parameter("If-Match")]
+    changed = {"200": _json(_schema(name)), "412": _error("It is not the version that If-Match names.")}
+    change: dict[str, Any] = {"body": _schema(f"Changed{name}"), "parameters": [single[0], *conditions]}
+    patch = _operation(f"Change properties and links of a {name}", changed | not_found, **change)
+    patch["requestBody"]["content"]["application/json-patch+json"] = {"schema": _JSON_PATCH}
     yield (
         f"{ROOT}/{many}({{id}})",
-        {"get": _operation(f"One {name}", {"200": _json(_schema(name))} | not_found, single)},
+        {
+            "get": _operation(f"One {name}", {"200": _json(_schema(name))} | not_found, single),
+            "patch": patch,
+            "put": _operation(f"Replace the properties of a {name}", changed | not_found, **change),
+            "delete": _operation(
+                f"Delete a {name}, and what cannot be without it",
+                {"200": _DONE, "412": changed["412"]} | not_found,
+                [single[0], *conditions],
+            ),
+        },
     )
     for relation in entity_type.relations.values():
         target = ENTITY_TYPES[relation.target]
@@ -182,6 +214,8 @@ def _paths(entity_type: EntityType) -> Iterator[tuple[str, Any]]:
         )
 
 
+_DONE = {"description": "Done."}
+_JSON_PATCH = {"type": "array", "items": {"type": "object"}, "description": "RFC 6902."}
 _LOCATION = {"Location": {"description": "Its self link.", "schema": {"type": "string", "format": "uri"}}}
 
 

@@ -26,7 +26,8 @@ class Observations:
     The rest is None for a whole batch of plain stream rows:
     json: JSON text of a result that `number` does not give back exactly, else None per row;
     end, result_time, valid_start, valid_end: int64 with NO_TIME for null;
-    result_quality, parameters: JSON text or None per row.
+    result_quality, parameters: JSON text or None per row;
+    multi: bool, whether `datastream` is a MultiDatastream.
     """
 
     datastream: Int64
@@ -41,6 +42,7 @@ class Observations:
     valid_end: Int64 | None = None
     result_quality: list[str | None] | None = None
     parameters: list[str | None] | None = None
+    multi: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.datastream)
@@ -50,6 +52,7 @@ class Observations:
         """Whether all are numbers at instants with a feature and nothing else: what the fast path stores."""
         optional = (
             self.json, self.end, self.result_time, self.valid_start, self.valid_end, self.result_quality, self.parameters,
+            self.multi,
         )  # fmt: skip
         return all(column is None for column in optional) and bool(self.feature.all())
 
@@ -66,8 +69,9 @@ class Observations:
             if any(isinstance(c, list) for c in columns):
                 lists = ([None] * len(p) if c is None else c for p, c in zip(parts, columns, strict=True))
                 return list(chain.from_iterable(lists))
+            absent = False if name == "multi" else NO_TIME
             return np.concatenate(
-                [np.full(len(p), NO_TIME) if c is None else c for p, c in zip(parts, columns, strict=True)]
+                [np.full(len(p), absent) if c is None else c for p, c in zip(parts, columns, strict=True)]
             )
 
         return cls(**{name: column(name) for name in cls.__dataclass_fields__})
@@ -92,7 +96,7 @@ class Update(msgspec.Struct, frozen=True):
     """What one write stored, as the log's `citylab.updates` carries it: columns in little-endian bytes.
 
     id: the update id, by which readers drop what they have seen; datastream, observation, time: int64;
-    number: float64; quality: int8; json: as in `Observations`.
+    number: float64; quality: int8; json: as in `Observations`; multi: bool, empty where none is.
     """
 
     id: int
@@ -102,6 +106,7 @@ class Update(msgspec.Struct, frozen=True):
     number: bytes
     quality: bytes
     json: list[str | None] | None = None
+    multi: bytes = b""
 
     @classmethod
     def of(cls, update_id: int, rows: Observations, observation: Int64) -> Self:
@@ -114,6 +119,7 @@ class Update(msgspec.Struct, frozen=True):
             rows.number.astype("<f8").tobytes(),
             rows.quality.astype("i1").tobytes(),
             rows.json,
+            b"" if rows.multi is None else rows.multi.tobytes(),
         )
 
     def rows(self) -> tuple[Observations, Int64]:
@@ -126,6 +132,7 @@ class Update(msgspec.Struct, frozen=True):
             quality=quality,
             feature=np.zeros(len(quality), np.int64),
             json=self.json,
+            multi=np.frombuffer(self.multi, np.bool_) if self.multi else None,
         )
         return rows, np.frombuffer(self.observation, "<i8").astype(np.int64)
 

@@ -34,7 +34,7 @@ class Result:
     json: str
 
 
-# By kind: TEXT str; JSON, OBJECT and QUALITY their JSON text; INSTANT Micros; TIME (Micros, Micros or None);
+# By kind: TEXT str; JSON, OBJECT, ARRAY and QUALITY their JSON text; INSTANT Micros; TIME (Micros, Micros or None);
 # INTERVAL (Micros, Micros); RESULT Result. None is null.
 Value: TypeAlias = "str | Micros | tuple[Micros, Micros | None] | Result | None"
 Target: TypeAlias = "int | Draft"  # of a relation: an existing entity's id, or one to create
@@ -91,6 +91,9 @@ def read_changes(entity_type: EntityType, document: bytes, *, replace: bool = Fa
     for name, targets in links.items():
         if any(isinstance(t, Draft) for t in targets):
             _refuse(name, 'a related entity can only be linked here: {"@iot.id": ...}')
+        either = entity_type.relations[name].either
+        if either is not None and either.other in links:
+            _refuse("", f"{entity_type.name} has a {name} or a {either.other}, not both")
     return Draft(entity_type, values, links)
 
 
@@ -115,12 +118,20 @@ def _draft(
     values = _values(entity_type, members, where)
     _require(entity_type, values, where)
     links: dict[str, list[Target]] = {}
+    of_parent = parent.inverse if parent is not None else None
     for name, relation in entity_type.relations.items():
+        if relation.either is not None:
+            other = relation.either.other
+            both = members.keys() | {of_parent}
+            if {name, other} <= both:
+                _refuse(where, f"{entity_type.name} has a {other} or a {name}, not both")
+            if both.isdisjoint({name, other}):
+                _refuse(where, f"{entity_type.name} needs its {name} or its {other}: give its @iot.id")
         if name in members:
             if nested and parent is not None and name == parent.inverse and not relation.many:
                 _refuse(where, f"{name} is the entity that this one stands in, and cannot be named again")
             links[name] = _targets(relation, members[name], where)
-        elif relation.required and not (parent is not None and name == parent.inverse):
+        elif relation.required and name != of_parent:
             _refuse(where, f"{entity_type.name} needs its {name}: give its @iot.id, or describe a new one")
     return Draft(entity_type, values, links)
 
@@ -163,6 +174,11 @@ def _value(known: Property, raw: msgspec.Raw, where: str) -> Value:
             text = _json(raw, name, where)
             if not text.startswith("{"):
                 _refuse(where, f"{name} must be a JSON object")
+            return text
+        case Kind.ARRAY:
+            text = _json(raw, name, where)
+            if not text.startswith("["):
+                _refuse(where, f"{name} must be a JSON array")
             return text
         case _:
             return _json(raw, name, where)

@@ -17,6 +17,7 @@ class Kind(StrEnum):
     TEXT = "text"  # text
     JSON = "json"  # jsonb, any value
     OBJECT = "object"  # jsonb, an object
+    ARRAY = "array"  # jsonb, an array
     INSTANT = "instant"  # timestamptz
     TIME = "time"  # instant or interval: timestamptz of the start, timestamptz of the end
     INTERVAL = "interval"  # timestamptz of the start, timestamptz of the end
@@ -51,11 +52,15 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class LinkTable:
-    """The table of a many-to-many relation; `own` refers to this side, `other` to the target."""
+    """The table of a many-to-many relation; `own` refers to this side, `other` to the target.
+
+    rank: the column that gives the targets an order, in which the same target may come twice.
+    """
 
     name: str
     own: str
     other: str
+    rank: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,19 @@ class Narrowing:
     own: str
     other: str
     relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Of two to-one relations in one column, never null, each entity has one: `other` is the name of the other one.
+
+    holds: SQL of whether an entity has this one, over its columns, each written as `{row}.column`; of_column: the
+    same over that column alone, which an index has.
+    """
+
+    other: str
+    holds: str
+    of_column: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ class Relation:
     link: LinkTable | None = None
     required: bool = False
     narrowed_by: Narrowing | None = None
+    either: Either | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +122,7 @@ class EntityType:
     properties: Mapping[str, Property]
     relations: Mapping[str, Relation]
     default_order: tuple[str, ...] = ("id",)
-    requirement: str = ""  # the part of its requirement URIs that names it
+    requirement: str = ""  # the part of its requirement URIs under `datamodel` that names it
 
 
 def _properties(*properties: Property) -> dict[str, Property]:
@@ -118,6 +137,31 @@ _NAME = Property("name", Kind.TEXT, ("name",), "A label, commonly a descriptive 
 _DESCRIPTION = Property("description", Kind.TEXT, ("description",), "A short description.", required=True)
 _PROPERTIES = Property("properties", Kind.OBJECT, ("properties",), "Anything else, as a JSON object.")
 
+_COMPUTED = (
+    Property(
+        "observedArea",
+        Kind.JSON,
+        ("observed_area",),
+        "The area of the features observed, a GeoJSON geometry.",
+        computed=True,
+        geometry=True,
+    ),
+    Property(
+        "phenomenonTime",
+        Kind.INTERVAL,
+        ("phenomenon_first", "phenomenon_last"),
+        "From the first to the last phenomenonTime of its Observations.",
+        computed=True,
+    ),
+    Property(
+        "resultTime",
+        Kind.INTERVAL,
+        ("result_time_first", "result_time_last"),
+        "From the first to the last resultTime of its Observations.",
+        computed=True,
+    ),
+)
+
 
 def _encoding(of: str) -> Property:
     return Property("encodingType", Kind.TEXT, ("encoding_type",), f"The encoding of `{of}`.", required=True)
@@ -127,6 +171,11 @@ _THINGS_LOCATIONS = LinkTable("things_locations", "thing_id", "location_id")
 _LOCATIONS_THINGS = LinkTable("things_locations", "location_id", "thing_id")
 _HISTORY_LOCATIONS = LinkTable("historical_locations_locations", "historical_location_id", "location_id")
 _LOCATIONS_HISTORY = LinkTable("historical_locations_locations", "location_id", "historical_location_id")
+_OBSERVED = "multi_datastreams_observed_properties"
+_MULTI_DATASTREAMS_PROPERTIES = LinkTable(
+    _OBSERVED, "multi_datastream_id", "observed_property_id", rank="rank"
+)
+_PROPERTIES_MULTI_DATASTREAMS = LinkTable(_OBSERVED, "observed_property_id", "multi_datastream_id")
 
 THING = EntityType(
     "Thing",
@@ -138,6 +187,7 @@ THING = EntityType(
         Relation("Locations", "Location", "Things", many=True, link=_THINGS_LOCATIONS),
         Relation("HistoricalLocations", "HistoricalLocation", "Thing", many=True, column="thing_id"),
         Relation("Datastreams", "Datastream", "Thing", many=True, column="thing_id"),
+        Relation("MultiDatastreams", "MultiDatastream", "Thing", many=True, column="thing_id"),
     ),
     requirement="thing",
 )
@@ -200,28 +250,7 @@ DATASTREAM = EntityType(
         Property(
             "observationType", Kind.TEXT, ("observation_type",), "The type of its results.", required=True
         ),
-        Property(
-            "observedArea",
-            Kind.JSON,
-            ("observed_area",),
-            "The area of the features observed, a GeoJSON geometry.",
-            computed=True,
-            geometry=True,
-        ),
-        Property(
-            "phenomenonTime",
-            Kind.INTERVAL,
-            ("phenomenon_first", "phenomenon_last"),
-            "From the first to the last phenomenonTime of its Observations.",
-            computed=True,
-        ),
-        Property(
-            "resultTime",
-            Kind.INTERVAL,
-            ("result_time_first", "result_time_last"),
-            "From the first to the last resultTime of its Observations.",
-            computed=True,
-        ),
+        *_COMPUTED,
         _PROPERTIES,
     ),
     _relations(
@@ -239,6 +268,52 @@ DATASTREAM = EntityType(
     ),
     requirement="datastream",
 )
+MULTI_DATASTREAM = EntityType(
+    "MultiDatastream",
+    "MultiDatastreams",
+    "multi_datastreams",
+    "Observations of several ObservedProperties at once, whose results are arrays in the order of those (§13).",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        Property(
+            "unitOfMeasurements",
+            Kind.ARRAY,
+            ("unit_of_measurements",),
+            "The unit of each element of a result.",
+            required=True,
+        ),
+        Property(
+            "observationType",
+            Kind.TEXT,
+            ("observation_type",),
+            "The type of its results; OM_ComplexObservation if it is not given.",
+            defaulted=True,
+        ),
+        Property(
+            "multiObservationDataTypes",
+            Kind.ARRAY,
+            ("multi_observation_data_types",),
+            "The type of each element of a result.",
+            required=True,
+        ),
+        *_COMPUTED,
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("Thing", "Thing", "MultiDatastreams", many=False, column="thing_id", required=True),
+        Relation("Sensor", "Sensor", "MultiDatastreams", many=False, column="sensor_id", required=True),
+        Relation(
+            "ObservedProperties",
+            "ObservedProperty",
+            "MultiDatastreams",
+            many=True,
+            link=_MULTI_DATASTREAMS_PROPERTIES,
+            required=True,
+        ),
+        Relation("Observations", "Observation", "MultiDatastream", many=True, column="datastream_id"),
+    ),
+)
 SENSOR = EntityType(
     "Sensor",
     "Sensors",
@@ -253,7 +328,10 @@ SENSOR = EntityType(
         ),
         _PROPERTIES,
     ),
-    _relations(Relation("Datastreams", "Datastream", "Sensor", many=True, column="sensor_id")),
+    _relations(
+        Relation("Datastreams", "Datastream", "Sensor", many=True, column="sensor_id"),
+        Relation("MultiDatastreams", "MultiDatastream", "Sensor", many=True, column="sensor_id"),
+    ),
     requirement="sensor",
 )
 OBSERVED_PROPERTY = EntityType(
@@ -268,7 +346,14 @@ OBSERVED_PROPERTY = EntityType(
         _PROPERTIES,
     ),
     _relations(
-        Relation("Datastreams", "Datastream", "ObservedProperty", many=True, column="observed_property_id")
+        Relation("Datastreams", "Datastream", "ObservedProperty", many=True, column="observed_property_id"),
+        Relation(
+            "MultiDatastreams",
+            "MultiDatastream",
+            "ObservedProperties",
+            many=True,
+            link=_PROPERTIES_MULTI_DATASTREAMS,
+        ),
     ),
     requirement="observed-property",
 )
@@ -306,7 +391,26 @@ OBSERVATION = EntityType(
     ),
     _relations(
         Relation(
-            "Datastream", "Datastream", "Observations", many=False, column="datastream_id", required=True
+            "Datastream",
+            "Datastream",
+            "Observations",
+            many=False,
+            column="datastream_id",
+            either=Either(
+                "MultiDatastream",
+                "NOT {row}.multi",
+                "{row}.datastream_id NOT IN (SELECT id FROM multi_datastreams)",
+            ),
+        ),
+        Relation(
+            "MultiDatastream",
+            "MultiDatastream",
+            "Observations",
+            many=False,
+            column="datastream_id",
+            either=Either(
+                "Datastream", "{row}.multi", "{row}.datastream_id IN (SELECT id FROM multi_datastreams)"
+            ),
         ),
         Relation(
             "FeatureOfInterest",
@@ -358,6 +462,7 @@ ENTITY_TYPES: Mapping[str, EntityType] = {
         LOCATION,
         HISTORICAL_LOCATION,
         DATASTREAM,
+        MULTI_DATASTREAM,
         SENSOR,
         OBSERVATION,
         OBSERVED_PROPERTY,

@@ -130,8 +130,8 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape("one day of all, top 100", lambda f, r: _get("/Observations", filter=_day(f, r), top="100")),
     Shape("deep page: skip 100,000", _get("/Observations", skip="100000", top="100")),
-    Shape("GeoJSON of 100 Locations", _get("/Locations", resultFormat="GeoJSON", top="100")),
-    Shape("CSV of 10,000 Observations", _get("/Observations", resultFormat="CSV", top="10000")),
+    Shape("GeoJSON of 100 Locations", _get("/Locations", resultFormat="GeoJSON", top="100"), connections=(1, 4)),
+    Shape("CSV of 10,000 Observations", _get("/Observations", resultFormat="CSV", top="10000"), connections=(1, 4)),
     Shape("CreateObservations of 1,000 rows", _create_rows, 2_270, 100_000, (4,), 1_000),
     Shape("POST of one Observation", _post, 570, 1_500, (8,)),
 )  # fmt: skip

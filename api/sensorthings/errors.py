@@ -13,6 +13,7 @@ _TYPES = {
     412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
+    424: "failed-dependency",
     500: "internal-error",
     501: "not-implemented",
     503: "unavailable",

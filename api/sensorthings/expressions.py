@@ -59,12 +59,16 @@ class Scope:
     """Compiles expressions over `row`; variables are the rows of the lambdas around.
 
     wanted: whether it matters only where the expression is true, only where it is false, or (None) both, and null.
+    The id of one of two relations in a column is that column, for an index's sake, and one of `guards`, which the
+    comparison then needs, where only true matters; ordering: it does not matter which of the two it is.
     """
 
     row: Row
     variables: dict[str, Row] = field(default_factory=dict)
     any_of: _Any = field(default_factory=_Any)
     wanted: bool | None = True
+    guards: list[str] = field(default_factory=list)
+    ordering: bool = False
 
     @property
     def parameters(self) -> Parameters:
@@ -85,14 +89,16 @@ class Scope:
                 return self._atom(node)
 
     def _atom(self, node: Expression) -> str:
-        inner = replace(self, any_of=_Any())
+        inner = replace(self, any_of=_Any(), guards=[])
         if (
             isinstance(node, Binary)
             and node.operator in {"eq", "ne"}
             and (is_null(node.left) or is_null(node.right))
         ):
-            return inner._compare_null(node)
+            return replace(inner, wanted=None)._compare_null(node)
         sql = inner._geo_condition(node) or inner.value(node).boolean() or NEVER
+        if inner.guards:
+            sql = " AND ".join([f"({sql})", *inner.guards])
         return inner.any_of.exists(sql) if inner.any_of.rows else f"({sql})"
 
     def _compare_null(self, node: Binary) -> str:
@@ -203,7 +209,8 @@ class Scope:
             raise Fault(node.at, f"{row.entity_type.name} is no array")
         relation = row.entity_type.relations.get(first)
         if relation is not None:  # a to-one relation stands for its id, which this side's table holds
-            return Number(row.joined or not relation.required, row.column(relation.column), "int8")
+            never_null = relation.required or relation.either is not None
+            return Number(row.joined or not never_null, row.column(relation.column), "int8")
         if first in IDS and not members:
             return id_of(row)
         known = row.entity_type.properties.get(first)
@@ -220,11 +227,7 @@ class Scope:
                 sql = value.of_json
             case _:
                 raise Fault(node.at, f"{node.steps[-len(members) - 1]} has no members")
-        for member in members:
-            sql += (
-                f" -> {member}" if isinstance(member, int) else f" -> {self.parameters.add(member, 'text')}"
-            )
-        return Json(True, f"({sql})")
+        return Json(True, f"({member_sql(sql, members, self.parameters)})")
 
     def _start(self, node: Path) -> tuple[Row, list[str | int]]:
         first, *rest = node.steps
@@ -240,6 +243,10 @@ class Scope:
                 break
             ends = len(steps) == 1 or (len(steps) == 2 and steps[1] in IDS)
             if ends and not relation.many:
+                if relation.either is not None and self.wanted is not True:
+                    return row.related(relation), ["id"]
+                if relation.either is not None and not self.ordering:
+                    self.guards.append(relation.either.of_column.format(row=row.alias))
                 return row, [relation.name]
             row = self._any_related(row, relation) if relation.many else row.related(relation)
             steps = steps[1:]

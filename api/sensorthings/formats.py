@@ -18,13 +18,13 @@ from api.sensorthings.syntax import Query
 from api.sensorthings.values import number_text
 from citylab.entities import GEOJSON_ENCODINGS, OBSERVATION, EntityType, Kind, Property, target
 
-_SERIES = tuple(name for name in ("Datastream", "MultiDatastream") if name in OBSERVATION.relations)
+_SERIES = tuple(relation for relation in OBSERVATION.relations.values() if relation.either)
 
 # Data arrays --------------------------------------------------------------------------------------------------------
 
 
 def data_array(rows: Rows, query: Query, top: int) -> Parts:
-    """Observations in groups, one a Datastream, in the order in which the page meets them (OGC 18-088 §11.2)."""
+    """Observations in groups, one a Datastream or MultiDatastream, in the order in which the page meets them (OGC 18-088 §11.2)."""
     page = rows.page
     if query.expand:
         raise RequestError(400, "$expand: a data array holds the Observations' own properties only")
@@ -50,9 +50,10 @@ def data_array(rows: Rows, query: Query, top: int) -> Parts:
         json = property_json(known, page.property(known))
         add(name, Sql(json if known.always and not known.nullable else f"coalesce({json}, 'null')"))
     for name in OBSERVATION.relations:
-        if name in selection.links and name not in _SERIES:
+        if name in selection.links and OBSERVATION.relations[name] not in _SERIES:
             add(f"{name}@iot.navigationLink", *link, f'/{name}"')
-    series = [page.column(page.row.column(OBSERVATION.relations[name].column)) for name in _SERIES]
+    series = [page.column(page.row.column(_SERIES[0].column))]
+    series += [page.column(r.either.holds.format(row=page.row.alias)) for r in _SERIES if r.either]
     token = token_sql([page.column(key.sql) for key in rows.keys])
     alias = page.alias
     shown = f"FILTER (WHERE {alias}.n <= {top})"
@@ -82,13 +83,14 @@ def data_array(rows: Rows, query: Query, top: int) -> Parts:
 
 
 def _series_link(columns: list[str]) -> str:
-    """SQL of a group's key and link, up to the id."""
-    links = [
-        f"{literal(f'{name}@iot.navigationLink')} || '\":\"' || {BASE}"
-        f" || {literal(OBSERVATION.relations[name].target + 's(')} || {column}"
-        for name, column in zip(_SERIES, columns, strict=True)
-    ]
-    return links[0] if len(links) == 1 else f"coalesce({', '.join(links)})"
+    """SQL of a group's key and link, up to the id; columns: the id, and of which relation it is."""
+    own, *holds = columns
+    links = "".join(
+        f" WHEN {hold} THEN {literal(f'{relation.name}@iot.navigationLink')} || '\":\"' || {BASE}"
+        f" || {literal(f'{target(relation).set_name}(')}"
+        for relation, hold in zip(_SERIES, holds, strict=True)
+    )
+    return f"(CASE{links} END || {own})"
 
 
 def _bracketed(cells: list[Piece]) -> list[Piece]:

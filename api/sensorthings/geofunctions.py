@@ -112,7 +112,10 @@ def _among(found: Placed, *, truth: bool) -> str:
 
 
 def _narrowed(row: Row, ids: str) -> str:
-    """A further condition that holds where the row is one of these, for a relation that no index serves."""
+    """A further condition that holds where the row is one of these, for a relation that no index serves.
+
+    As an array the key's index takes it, and gives the rows in its order.
+    """
     if row.via is None:
         return ""
     before, relation = row.via
@@ -122,8 +125,8 @@ def _narrowed(row: Row, ids: str) -> str:
     narrow = inverse.narrowed_by
     column = before.entity_type.relations[narrow.relation].column
     return (
-        f" AND {before.column(column)} IN"
-        f" (SELECT n.{narrow.other} FROM {narrow.table} n WHERE n.{narrow.own} IN {ids})"
+        f" AND {before.column(column)} = ANY(ARRAY("
+        f"SELECT n.{narrow.other} FROM {narrow.table} n WHERE n.{narrow.own} IN {ids}))"
     )
 
 

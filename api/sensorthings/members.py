@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from api.sensorthings.errors import Fault
-from api.sensorthings.expressions import IDS, unknown
+from api.sensorthings.expressions import IDS, member_sql, unknown
 from api.sensorthings.syntax import Path
 from api.sensorthings.values import Parameters, iso_text, number_text
 from citylab.entities import EntityType, Kind, Property
@@ -23,12 +23,16 @@ class Sql:
 Piece = str | Sql
 
 
+Members = tuple[str | int, ...]
+"""The way to a member of a property's JSON."""
+
+
 @dataclass(slots=True)
 class Selection:
-    """What an entity shows. paths: of each property, the members selected of it; none for the whole property."""
+    """What an entity shows. properties: of each, the members selected of it; none for the whole property."""
 
     control: frozenset[str]  # of "id" and "selfLink"
-    properties: dict[str, list[tuple[str, ...]]]
+    properties: dict[str, list[Members]]
     links: frozenset[str]
 
 
@@ -43,11 +47,11 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
     if not paths or any(path.steps == ("*",) for path in paths):
         return every
     control: set[str] = set()
-    chosen: dict[str, list[tuple[str, ...]]] = {}
+    chosen: dict[str, list[Members]] = {}
     whole: set[str] = set()
     shown: set[str] = set()
     for path in paths:
-        first, *members = (str(step) for step in path.steps)
+        first, members = str(path.steps[0]), path.steps[1:]
         if first in IDS and not members:
             control.add("id")
         elif first == "@iot.selfLink" and not members:
@@ -58,7 +62,7 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
             _check_members(entity_type.properties[first], path)
             chosen.setdefault(first, [])
             if members:
-                chosen[first].append(tuple(members))
+                chosen[first].append(members)
             else:
                 whole.add(first)
         else:
@@ -72,10 +76,8 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
 def _check_members(known: Property, path: Path) -> None:
     if len(path.steps) == 1:
         return
-    if known.kind not in {Kind.OBJECT, Kind.JSON, Kind.RESULT, Kind.QUALITY}:
+    if known.kind not in {Kind.OBJECT, Kind.ARRAY, Kind.JSON, Kind.RESULT, Kind.QUALITY}:
         raise Fault(path.at, f"{known.name} has no members")
-    if any(isinstance(step, int) for step in path.steps):
-        raise Fault(path.at, "elements of an array cannot be selected", unsupported=True)
 
 
 def property_json(known: Property, columns: list[str]) -> str:
@@ -103,11 +105,16 @@ _FLAGS = {1: "good", 2: "suspect", 3: "bad"}
 
 
 def property_member(
-    known: Property, columns: list[str], paths: list[tuple[str, ...]], parameters: Parameters
+    known: Property, columns: list[str], paths: list[Members], parameters: Parameters
 ) -> list[Piece]:
     """The pieces of a property's member, with its leading comma."""
     if paths:
-        return [_nested(f"'{known.name}'::text", _tree(paths), _jsonb(known, columns), parameters)]
+        whole = _jsonb(known, columns)
+        trees = _tree([(known.name, *path) for path in paths])
+        return [
+            _nested(f"'{known.name}'::text", indexes, tree, whole, parameters)
+            for (_, *indexes), tree in trees.items()
+        ]
     sql = property_json(known, columns)
     if known.nullable:
         return [f',"{known.name}":', Sql(f"coalesce({sql}, 'null')")]
@@ -124,30 +131,33 @@ def _jsonb(known: Property, columns: list[str]) -> str:
     return columns[0]
 
 
-_Tree = dict[str, "_Tree"]
+_Tree = dict[Members, "_Tree"]  # by a member's name and the indexes after it
 
 
-def _tree(paths: list[tuple[str, ...]]) -> "_Tree":
+def _tree(paths: list[Members]) -> "_Tree":
     tree: _Tree = {}
     for path in paths:
-        node = tree
-        for step in path:
-            node = node.setdefault(step, {})
+        node, start = tree, 0
+        for end in range(1, len(path) + 1):
+            if end == len(path) or isinstance(path[end], str):
+                node, start = node.setdefault(path[start:end], {}), end
     return tree
 
 
-def _nested(key: str, tree: "_Tree", sql: str, parameters: Parameters) -> Sql:
+def _nested(key: str, indexes: Iterable[str | int], tree: "_Tree", sql: str, parameters: Parameters) -> Sql:
     """A member that holds only some members of a JSON object; those that the object lacks are left out.
 
-    key: SQL of its name.
+    key: SQL of its name. An element of an array goes by the name with its index, as it does at the end of a path.
     """
-    name = f"',' || to_json({key})::text || ':'"
+    suffix = "".join(f"[{index}]" for index in indexes)
+    name = f"',' || to_json({key} || '{suffix}')::text || ':'"
+    sql = f"({member_sql(sql, indexes, parameters)})"
     if not tree:
         return Sql(f"({name} || ({sql})::text)")
     inside: list[Piece] = []
-    for member, below in tree.items():
-        inner = parameters.add(member, "text")
-        inside.append(_nested(inner, below, f"({sql} -> {inner})", parameters))
+    for (member, *further), below in tree.items():
+        inner = parameters.add(str(member), "text")
+        inside.append(_nested(inner, further, below, f"({sql} -> {inner})", parameters))
     whole = f"{name} || '{{' || substr({concat(inside)}, 2) || '}}'"
     return Sql(f"CASE WHEN jsonb_typeof({sql}) = 'object' THEN {whole} END")
 

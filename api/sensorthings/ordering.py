@@ -34,9 +34,12 @@ class Key(NamedTuple):
         return f"{self.sql} DESC NULLS LAST" if self.nullable else f"{self.sql} DESC"
 
 
-def order_of(row: Row, keys: Sequence[OrderKey]) -> list[Key]:
-    """The keys that were asked for, and those that make the order total. Raises `Fault`."""
-    scope = Scope(row)
+def order_of(row: Row, keys: Sequence[OrderKey], rank: str | None = None) -> list[Key]:
+    """The keys that were asked for, and those that make the order total. Raises `Fault`.
+
+    rank: SQL of the order that a relation gives to its targets.
+    """
+    scope = Scope(row, ordering=True)
     order: list[Key] = []
     for key in keys:
         if isinstance(key.expression, Literal):
@@ -47,6 +50,8 @@ def order_of(row: Row, keys: Sequence[OrderKey]) -> list[Key]:
         order += [k for k in _keys_of(value, key) if k.sql.strip("()") not in _CONSTANTS]
     # The rest goes in the same direction, so that one index serves both.
     descending = bool(order) and order[-1].descending
+    if rank is not None:
+        order.append(Key(rank, "int4", descending, nullable=False))
     given = {k.sql for k in order}
     for column in row.entity_type.default_order:
         sql = row.column(column)

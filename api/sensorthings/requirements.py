@@ -9,6 +9,7 @@ DATAMODEL = (
     *(
         f"datamodel/{t.requirement}/{part}"
         for t in ENTITY_TYPES.values()
+        if t.requirement
         for part in ("properties", "relations")
     ),
 )
@@ -40,18 +41,28 @@ CREATE_UPDATE_DELETE = (
     "create-update-delete/update-entity-jsonpatch",
     "create-update-delete/delete-entity",
 )
+BATCH_REQUEST = ("batch-request/batch-request",)
 DATA_ARRAY = ("data-array/data-array",)
+MULTI_DATASTREAM = (
+    "multi-datastream/properties",
+    "multi-datastream/relations",
+    "multi-datastream/constraints",
+)
 CLASSES = {
     "datamodel": DATAMODEL,
     "resource-path": RESOURCE_PATH,
     "create-update-delete": CREATE_UPDATE_DELETE,
+    "batch-request": BATCH_REQUEST,
     "data-array": DATA_ARRAY,
+    "multi-datastream": MULTI_DATASTREAM,
 }
 """Requirements classes of which every requirement holds."""
 
-HELD = (*CLASSES, *DATAMODEL, *RESOURCE_PATH, *REQUEST_DATA, *CREATE_UPDATE_DELETE, *DATA_ARRAY)
+HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
+EXTENSIONS = ("https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",)
+"""What goes beyond the standard, by the URIs under which clients look for it."""
 
 
 def conformance() -> list[str]:
     """What the landing page lists."""
-    return [BASE + requirement for requirement in HELD]
+    return [*(BASE + requirement for requirement in HELD), *EXTENSIONS]

@@ -138,7 +138,7 @@ def _tail(shape: str, steps: tuple[Step, ...], ids: tuple[int, ...], rest: list[
     known = entity_type.properties.get(first)
     if known is None:
         raise not_found(f"{entity_type.name} has no property {first!r}")
-    if members and known.kind not in {Kind.JSON, Kind.OBJECT, Kind.RESULT, Kind.QUALITY}:
+    if members and known.kind not in {Kind.JSON, Kind.OBJECT, Kind.ARRAY, Kind.RESULT, Kind.QUALITY}:
         raise not_found(f"{first} has no members")
     return Resource(shape, steps, ids, of_property=known, members=tuple(members), key=names[-1], value=value)
 

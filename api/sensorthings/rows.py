@@ -57,6 +57,16 @@ class Row:
         """The FROM item; to be written when all that refers to the row has been compiled."""
         return " ".join([f"{self.entity_type.table} AS {self.alias}", *self.joins])
 
+    def ranked(self, relation: Relation | None, own: str | None) -> str | None:
+        """Join the table that gives the targets of `relation` their order, if it has one; SQL of the place in it."""
+        if relation is None or relation.link is None or not relation.link.rank:
+            return None
+        link, alias = relation.link, f"{self.alias}_r"
+        self.join(
+            f"JOIN {link.name} AS {alias} ON {alias}.{link.other} = {self.alias}.id AND {alias}.{link.own} = {own}"
+        )
+        return f"{alias}.{link.rank}"
+
     def column(self, name: str, *, computed: bool = False) -> str:
         """SQL of a column; a computed one is in `latest`."""
         if not computed:

@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 import structlog
 
+from api.sensorthings.batch_answers import answer_batch
 from api.sensorthings.bulk import creation_of_rows
 from api.sensorthings.changing import check_conditions, etag, is_known, read_change, read_deletion
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
@@ -114,7 +116,10 @@ class SensorThings:
                 return Answer(200, landing_page(request.base))
             return await self._get(read_resource(path), request)
         if request.method == "POST":
-            if path.strip("/") == "CreateObservations":
+            action = unquote(path).strip("/")
+            if action == "$batch":
+                return await answer_batch(request, self._store, self.answer, refusal)
+            if action == "CreateObservations":
                 return await self._write(request, creation_of_rows(request, self._writes, self._clock()))
             return await self._post(read_resource(path), request)
         if request.method in {"PATCH", "PUT"}:

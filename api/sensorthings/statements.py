@@ -19,11 +19,12 @@ from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
 from api.sensorthings.windows import Windowed, windowed
-from citylab.entities import DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
+from citylab.entities import DATASTREAM, MULTI_DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
+_COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
 
 
 class Compiled(NamedTuple):
@@ -106,6 +107,7 @@ class Compiler:
         """
         statement = Statement(self._visible)
         step = resource.steps[-1]
+        owner = self._owner_sql(resource.steps)
 
         window = None
         if step.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
@@ -123,8 +125,9 @@ class Compiler:
             nested=False,
             window=window,
             render=render,
+            relation=step.relation,
+            owner=owner,
         )
-        owner = self._owner_sql(resource.steps)
         count = self._count(statement, step, query, conditions, owner) if query.count else "NULL"
         parent = "TRUE"
         if owner is not None:
@@ -138,7 +141,12 @@ class Compiler:
         """Everything that a query finds, in its order: one row with one text for each entity, which `render` makes."""
         statement = Statement(self._visible)
         rows = self.rows(
-            statement, resource.entity_type, query, lambda alias: self._reached(resource.steps, alias)
+            statement,
+            resource.entity_type,
+            query,
+            lambda alias: self._reached(resource.steps, alias),
+            relation=resource.steps[-1].relation,
+            owner=self._owner_sql(resource.steps),
         )
         text, joins = render(rows)
         source = f"({rows.ordered(query, query.top)}) AS {rows.page.alias}{''.join(joins)}"
@@ -203,10 +211,21 @@ class Compiler:
         *,
         reference: bool,
         nested: bool,
+        relation: Relation | None,
+        owner: str | None,
         window: Windowed | None = None,
         render: Render | None = None,
     ) -> Parts:
-        rows = self.rows(statement, entity_type, query, conditions, nested=nested, window=window)
+        rows = self.rows(
+            statement,
+            entity_type,
+            query,
+            conditions,
+            relation=relation,
+            owner=owner,
+            nested=nested,
+            window=window,
+        )
         page, top = rows.page, self.top(query)
         if render is not None:
             return render(rows, query, top)
@@ -227,13 +246,19 @@ class Compiler:
         query: Query,
         conditions: Callable[[str], list[str]],
         *,
+        relation: Relation | None,
+        owner: str | None,
         nested: bool = False,
         window: Windowed | None = None,
     ) -> Rows:
-        """What a query finds; conditions: what else holds for the row of this alias."""
+        """What a query finds; conditions: what else holds for the row of this alias.
+
+        relation, owner: by which it is reached, and SQL of the id of the entity that it is reached from.
+        """
         row = Row.new(statement, entity_type)
+        rank = row.ranked(relation, owner)
         with located("$orderby", query, nested=nested):
-            keys = order_of(row, query.orderby)
+            keys = order_of(row, query.orderby, rank)
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
@@ -269,9 +294,10 @@ class Compiler:
         )
         if kept and owner is None:
             return "(SELECT coalesce(sum(l.count), 0)::int8 FROM latest l)"
-        if kept and step.relation is DATASTREAM.relations["Observations"]:
+        if kept and step.relation in _COUNTED:
             return f"coalesce((SELECT l.count FROM latest l WHERE l.datastream_id = {owner}), 0)"
         row = Row.new(statement, entity_type)
+        row.ranked(step.relation, owner)
         where = self._where(row, conditions(row.alias), query)
         return f"(SELECT count(*) FROM {row.from_item()}{where})"
 
@@ -303,7 +329,7 @@ class Compiler:
             members += property_member(known, page.property(known), paths, page.row.statement.parameters)
         for name in entity_type.relations:
             if name in selection.links:
-                members += [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
+                members += _navigation_link(page, name, link, selection.links)
         joins: list[str] = []
         with located("$expand", query, nested=nested):
             for expand in query.expand:
@@ -335,7 +361,16 @@ class Compiler:
                 f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j FROM {source} OFFSET 0) AS {alias} ON TRUE"
             )
             return f"',\"{relation.name}\":' || coalesce({alias}.j, 'null')", join
-        parts = self._collection(statement, other, expand.query, conditions, reference=False, nested=True)
+        parts = self._collection(
+            statement,
+            other,
+            expand.query,
+            conditions,
+            reference=False,
+            nested=True,
+            relation=relation,
+            owner=own,
+        )
         pieces = []
         if expand.query.count:
             step = Step(other, relation)
@@ -363,6 +398,8 @@ class Compiler:
             if not step.relation.many:
                 foreign = self._column(before, step.relation.column)
             conditions += is_related(step.relation, alias, own, foreign)
+            if step.relation.many and target(step.relation).relations[step.relation.inverse].either:
+                conditions.append(self._exists(before))  # the id might be one of the other relation's
         return conditions
 
     def _owner_sql(self, steps: Sequence[Step]) -> str | None:
@@ -382,6 +419,21 @@ class Compiler:
 
     def _exists(self, steps: Sequence[Step]) -> str:
         return f"({self._column(steps, 'id')} IS NOT NULL)"
+
+
+def _navigation_link(page: Page, name: str, link: list[Piece], links: frozenset[str]) -> list[Piece]:
+    """The member with the link of a relation. Of two in a column an entity shows the one that it has."""
+    either = page.row.entity_type.relations[name].either
+    if either is None:
+        return [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
+    holds = page.column(either.holds.format(row=page.row.alias))
+    if either.other not in links:
+        whole = concat([f',"{name}@iot.navigationLink":"', *link, f'/{name}"'])
+        return [Sql(f"CASE WHEN {holds} THEN {whole} END")]
+    if name > either.other:
+        return []  # shown with the other
+    shown = Sql(f"CASE WHEN {holds} THEN '{name}' ELSE '{either.other}' END")
+    return [',"', shown, '@iot.navigationLink":"', *link, "/", shown, '"']
 
 
 @contextmanager

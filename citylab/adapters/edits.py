@@ -164,7 +164,7 @@ WITH gone AS (
 ), unit AS (SELECT CASE WHEN count(*) > {_BY_MINUTE} THEN 'hour' ELSE 'minute' END AS name FROM gone
 ), row AS (
     SELECT o.*, o.datastream_id AS d, CASE WHEN numeric THEN {_window("(SELECT name FROM unit)")} END AS w
-    FROM gone o JOIN datastreams s ON s.id = o.datastream_id
+    FROM gone o LEFT JOIN datastreams s ON s.id = o.datastream_id  -- none for a MultiDatastream
 )
 SELECT CASE grouping(w, f) WHEN 3 THEN 'stream' WHEN 1 THEN 'window' ELSE 'feature' END, d, {_micros("w")},
     (SELECT CASE name WHEN 'hour' THEN {HOUR} ELSE {MINUTE} END FROM unit), f, count(*), {_micros("max(last)")},

@@ -25,6 +25,7 @@ from citylab.adapters.entity_writes import (
     place,
     require,
 )
+from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property, size
 from citylab.adapters.postgres import Connection
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft
@@ -33,6 +34,7 @@ from citylab.entities import (
     FEATURE_OF_INTEREST,
     HISTORICAL_LOCATION,
     LOCATION,
+    MULTI_DATASTREAM,
     OBSERVATION,
     THING,
     EntityType,
@@ -46,11 +48,11 @@ from citylab.times import format_instant
 
 # OGC 18-088 §10.4, Table 26: what is deleted along with an entity.
 _CASCADES: Mapping[str, Sequence[str]] = {
-    "Thing": ("Datastreams", "HistoricalLocations"),
+    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations"),
     "Location": ("HistoricalLocations",),
     "Datastream": ("Observations",),
-    "Sensor": ("Datastreams",),
-    "ObservedProperty": ("Datastreams",),
+    "Sensor": ("Datastreams", "MultiDatastreams"),
+    "ObservedProperty": ("Datastreams", "MultiDatastreams"),
     "FeatureOfInterest": ("Observations",),
 }
 
@@ -71,13 +73,19 @@ class Changes:
                 await self._update_observation(own, changes)
             return
         windows = await self._windows(own) if entity_type is DATASTREAM else None
+        results = await size(self.transaction, own) if entity_type is MULTI_DATASTREAM else None
         await self._set(entity_type, own, changes)
         for name, targets in changes.links.items():
             relation = entity_type.relations[name]
             ids = sorted({t for t in targets if isinstance(t, int)})
-            if relation.many:
+            if relation.link and relation.link.rank:
+                await require(self.transaction, target(relation), ids)
+                await rank(self.transaction, own, [t for t in targets if isinstance(t, int)])
+            elif relation.many:
                 await require(self.transaction, target(relation), ids)
                 await self._relate(entity_type, own, relation, ids)
+        if results is not None:
+            await check_sizes(self.transaction, own, before=results)
         if entity_type is HISTORICAL_LOCATION:
             ((thing,),) = await self.transaction.fetch(
                 "SELECT thing_id FROM historical_locations WHERE id = %s", (own,)
@@ -109,7 +117,7 @@ class Changes:
     async def _delete(self, entity_type: EntityType, ids: Sequence[int]) -> None:
         if not ids:
             return
-        if entity_type is DATASTREAM:
+        if entity_type in (DATASTREAM, MULTI_DATASTREAM):
             await forget_datastreams(self.connection, ids)
         else:
             for name in _CASCADES.get(entity_type.name, ()):
@@ -141,6 +149,9 @@ class Changes:
         parameters: list[Any] = []
         for name, value in changes.values.items():
             known = entity_type.properties[name]
+            if value is None and known.defaulted:
+                columns.append(f"{known.columns[0]} = DEFAULT")
+                continue
             columns.append(f"{known.columns[0]} = %s::{CASTS.get(known.kind, 'jsonb')}")
             parameters.append(
                 format_instant(value) if known.kind is Kind.INSTANT and isinstance(value, int) else value
@@ -168,6 +179,8 @@ class Changes:
         elif target(relation) is THING:
             for thing in ids:
                 await move_thing(self.transaction, thing, [own], time=self.now)
+        elif target(relation) is MULTI_DATASTREAM and relation.link:
+            raise refuse_another_property(ids[0])
         elif relation.link:
             await link(self.transaction, relation, own, ids)
         else:
@@ -188,13 +201,21 @@ class Changes:
         changed: dict[str, Any] = {
             column: columns[column] for name in changes.values for column in _COLUMNS_OF[name]
         }
-        for name, field in (("Datastream", "datastream"), ("FeatureOfInterest", "feature")):
+        for name, field in (
+            ("Datastream", "datastream"),
+            ("MultiDatastream", "datastream"),
+            ("FeatureOfInterest", "feature"),
+        ):
             if name in changes.links:
                 (other,) = changes.links[name]
                 assert isinstance(other, int)
                 await require(self.transaction, target(OBSERVATION.relations[name]), [other])
                 changed[field] = np.array([other], np.int64)
+                if field == "datastream":
+                    changed["multi"] = np.array([name == "MultiDatastream"])
         rows = replace(await self._observation(own), **changed)
+        if rows.multi is not None and rows.multi[0]:
+            await check_results(self.transaction, rows.datastream.tolist(), rows.json or [None])
         await rewrite_observation(self.connection, self.cache, own, rows)
 
     async def _observation(self, own: int) -> Observations:
@@ -204,12 +225,26 @@ class Changes:
             return f"(extract(epoch FROM {column}) * 1000000)::bigint"
 
         (
-            (datastream, time, number, quality, feature, json, end, result_time, start, until, remark, more),
+            (
+                datastream,
+                time,
+                number,
+                quality,
+                feature,
+                json,
+                end,
+                result_time,
+                start,
+                until,
+                remark,
+                more,
+                multi,
+            ),
         ) = await self.transaction.fetch(
             f"SELECT datastream_id, {micros('phenomenon_time')}, result_number, quality,"
             " coalesce(feature_of_interest_id, 0), result_json::text,"
             f" {micros('phenomenon_end')}, {micros('result_time')}, {micros('valid_start')}, {micros('valid_end')},"
-            " result_quality::text, parameters::text FROM observations WHERE id = %s",
+            " result_quality::text, parameters::text, multi FROM observations WHERE id = %s",
             (own,),
         )
 
@@ -229,6 +264,7 @@ class Changes:
             valid_end=instant(until),
             result_quality=[remark],
             parameters=[more],
+            multi=np.array([multi], np.bool_),
         )
 
 

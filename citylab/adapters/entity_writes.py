@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property
 from citylab.adapters.saving import CATALOGUE_LOCK
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft, Result, Target, Value
@@ -19,6 +20,7 @@ from citylab.entities import (
     GEOJSON_ENCODINGS,
     HISTORICAL_LOCATION,
     LOCATION,
+    MULTI_DATASTREAM,
     OBSERVATION,
     THING,
     EntityType,
@@ -108,14 +110,15 @@ async def feature_of_location(transaction: Transaction, location: int) -> int:
 
 
 async def default_features(transaction: Transaction, datastreams: Sequence[int]) -> dict[int, int]:
-    """The features of Observations that name none, by Datastream, made where they are missing.
+    """The features of Observations that name none, by Datastream or MultiDatastream, made where they are missing.
 
     It is the one of a Location of the Thing, a GeoJSON one if there are several; Datastreams whose Thing has no Location
     are left out.
     """
     rows = await transaction.fetch(
         "SELECT d.id, l.id, (SELECT f.id FROM features_of_interest f WHERE f.location_id = l.id)"
-        " FROM datastreams d CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
+        " FROM (SELECT id, thing_id FROM datastreams UNION ALL SELECT id, thing_id FROM multi_datastreams) d"
+        " CROSS JOIN LATERAL (SELECT l.id FROM things_locations t JOIN locations l"
         " ON l.id = t.location_id WHERE t.thing_id = d.thing_id"
         " ORDER BY l.encoding_type = ANY(%s) DESC, l.id LIMIT 1) l WHERE d.id = ANY(%s::int8[])",
         (list(GEOJSON_ENCODINGS), datastreams),
@@ -143,6 +146,7 @@ class _Insert:
     transaction: Transaction
     now: Micros
     observations: list[tuple[Draft, int, int]] = field(default_factory=list)  # datastream, feature or 0
+    multi: list[bool] = field(default_factory=list)  # whether that datastream is a MultiDatastream
 
     async def entity(self, draft: Draft) -> "int | _Row":
         """Insert an entity after what it refers to and before what refers to it."""
@@ -155,6 +159,7 @@ class _Insert:
             self.observations.append(
                 (draft, references["datastream_id"], references.get("feature_of_interest_id", 0))
             )
+            self.multi.append("MultiDatastream" in draft.links)
             return _Row(len(self.observations) - 1)
         columns: dict[str, Any] = references | draft.extra
         own = await self._row(draft, columns)
@@ -172,12 +177,18 @@ class _Insert:
         """Save the Observations that were met; return their ids."""
         if not self.observations:
             return []
-        features = await self._features()
+        multi = np.array(self.multi, np.bool_)
+        datastreams = np.array([datastream for _, datastream, _ in self.observations], np.int64)
         rows = observation_columns([draft for draft, _, _ in self.observations], self.now)
+        if multi.any():
+            results = [rows["json"][i] for i in np.flatnonzero(multi).tolist()]
+            await check_results(self.transaction, datastreams[multi].tolist(), results)
+        features = await self._features()
         saved = await self.transaction.save_observations(
             Observations(
-                datastream=np.array([datastream for _, datastream, _ in self.observations], np.int64),
+                datastream=datastreams,
                 feature=np.array(features, np.int64),
+                multi=multi if multi.any() else None,
                 **rows,
             )
         )
@@ -230,6 +241,10 @@ class _Insert:
 
     async def _partners(self, draft: Draft, relation: Relation, own: int, targets: Sequence[Target]) -> None:
         """Tie both sides of a many-to-many relation; a Thing that gets Locations by this has moved."""
+        if target(relation) is MULTI_DATASTREAM:
+            for partner in targets:
+                await self._one_more_property(own, partner)
+            return
         ids = []
         for partner in targets:
             if isinstance(partner, Draft):
@@ -244,8 +259,18 @@ class _Insert:
         elif target(relation) is THING:
             for thing in ids:
                 await move_thing(self.transaction, thing, [own], time=self.now)
+        elif draft.entity_type is MULTI_DATASTREAM:
+            await rank(self.transaction, own, ids)
+            await check_sizes(self.transaction, own)
         else:
             await link(self.transaction, relation, own, ids)
+
+    async def _one_more_property(self, own: int, partner: Target) -> None:
+        """Create a MultiDatastream of an ObservedProperty, which is the last of its properties if it names others."""
+        if isinstance(partner, int):
+            raise refuse_another_property(partner)
+        partner.links.setdefault("ObservedProperties", []).append(own)
+        await self.entity(partner)
 
     async def _features(self) -> list[int]:
         """The feature of each Observation; those that name none get the one of their Thing's Location."""
@@ -257,8 +282,8 @@ class _Insert:
         if homeless:
             raise Rejected(
                 Reason.MALFORMED,
-                f"the Observation needs its FeatureOfInterest: the Thing of Datastreams({homeless[0]}) has no Location"
-                " to make one from",
+                "the Observation needs its FeatureOfInterest: the Thing of its Datastream, whose id is"
+                f" {homeless[0]}, has no Location to make one from",
             )
         return [feature or by_datastream[datastream] for _, datastream, feature in self.observations]
 

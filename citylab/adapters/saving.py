@@ -235,16 +235,17 @@ def _value(rows: Observations, i: int) -> Any:
 
 _COLUMNS = (
     "id, datastream_id, phenomenon_time, phenomenon_end, ordinal, result_number, result_json, result_time, quality,"
-    " result_quality, valid_start, valid_end, parameters, feature_of_interest_id"
+    " result_quality, valid_start, valid_end, parameters, feature_of_interest_id, multi"
 )
-_NAMES = "id, d, t, e, ordinal, number, json, rt, quality, rq, vs, ve, parameters, feature"
+_NAMES = "id, d, t, e, ordinal, number, json, rt, quality, rq, vs, ve, parameters, feature, multi"
 _SELECTED = (
     "id, d, t, e, coalesce(ordinal, 0), nullif(number, 'NaN'), json::jsonb, rt, quality, rq::jsonb, vs, ve,"
-    " parameters::jsonb, nullif(feature, 0)"
+    " parameters::jsonb, nullif(feature, 0), coalesce(multi, FALSE)"
 )
 _UNNESTED = (
     "%b::int8[], %b::int8[], %b::timestamptz[], %b::timestamptz[], %b::int8[], %b::float8[], %s::text[],"
-    " %b::timestamptz[], %b::int2[], %s::text[], %b::timestamptz[], %b::timestamptz[], %s::text[], %b::int8[]"
+    " %b::timestamptz[], %b::int2[], %s::text[], %b::timestamptz[], %b::timestamptz[], %s::text[], %b::int8[],"
+    " %s::bool[]"
 )
 
 
@@ -257,4 +258,5 @@ def _parameters(rows: Observations, ids: Int64, ordinal: Int64 | None) -> tuple[
         None if ordinal is None else PgArray(ordinal), PgArray(rows.number), rows.json, optional(rows.result_time),
         PgArray(rows.quality.astype(np.int16)), rows.result_quality, optional(rows.valid_start),
         optional(rows.valid_end), rows.parameters, PgArray(rows.feature),
+        None if rows.multi is None else rows.multi.tolist(),
     )  # fmt: skip

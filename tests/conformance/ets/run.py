@@ -56,11 +56,12 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="citylab-ets-"))
     folder.chmod(0o711)  # the account of the embedded PostgreSQL must reach it
     try:
-        jars = [fetch(artifact, folder / str(i)) for i, artifact in enumerate((JSON, SUITE))]
+        jars = [fetch(artifact, folder / "jars" / str(i)) for i, artifact in enumerate((JSON, SUITE))]
         asyncio.run(run_suite(folder, jars))
         return report(folder)
     finally:
-        shutil.rmtree(folder / "store", ignore_errors=True)
+        for made in ("store", "jars"):
+            shutil.rmtree(folder / made, ignore_errors=True)
 
 
 def fetch(artifact: str, folder: Path) -> Path:

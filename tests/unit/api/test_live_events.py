@@ -1,13 +1,14 @@
 """Rows as server-sent events: the text is what the API would say of the same observations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.live_events import ROWS_AN_EVENT, event, instants, joined, newest, observations, results
-from citylab.columns import Observations
+from api.live_events import ROWS_AN_EVENT, event, instants, newest, observations, results
+from citylab.columns import Observations, Update, decode_update, encode_update
 from citylab.times import format_instant
 
 
@@ -74,9 +75,21 @@ def test_many_rows_become_several_events_and_only_the_last_has_the_id():
 
 
 def test_writes_with_and_without_json_join():
-    both = joined([rows((1, 0, 1.0)), rows((2, 0, float("nan")), json_texts=['"on"'])])
+    both = Observations.joined([rows((1, 0, 1.0)), rows((2, 0, float("nan")), json_texts=['"on"'])])
     assert results(both) == ["1", '"on"']
 
 
 def test_an_event_without_an_id_does_not_touch_the_clients_place():
     assert event("reset", "{}") == b"event: reset\ndata: {}\n\n"
+
+
+def test_a_multi_datastream_is_named_as_one():
+    multi = replace(rows((2, 0, float("nan")), json_texts=["[1, 2]"]), multi=np.array([True]))
+    update = Update.of(7, Observations.joined([rows((1, 0, 1.0)), multi]), np.array([8, 9]))
+    both, _ = decode_update(encode_update(update)).rows()
+    (text,) = observations(both, 7)
+    assert [set(event) & {"Datastream", "MultiDatastream"} for event in data_of(text)] == [
+        {"Datastream"},
+        {"MultiDatastream"},
+    ]
+    assert data_of(text)[1]["result"] == [1, 2]

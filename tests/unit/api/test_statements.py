@@ -110,7 +110,15 @@ def test_a_related_entity_is_joined_once_however_often_it_is_named():
 
 
 def test_the_id_of_a_related_entity_needs_no_join():
-    sql = compiled(
-        "Observations", "$filter=Datastream/id eq 5 and Datastream/@iot.id eq 5 and FeatureOfInterest ne null"
-    ).sql
+    sql = compiled("Datastreams", "$filter=Thing/id eq 5 and Thing/@iot.id eq 5 and Sensor ne null").sql
+    assert sql.count("JOIN") == 1  # of `latest`
+
+
+def test_the_id_of_one_of_two_relations_in_a_column_is_looked_up_where_that_matters():
+    sql = compiled("Observations", "$filter=Datastream/id in (5, 6)").sql
+    assert "JOIN" not in sql
+    assert "AND t1.datastream_id NOT IN" in sql
+    sql = compiled("Observations", "$filter=not (Datastream/id eq 5) and Datastream ne null").sql
+    assert sql.count("LEFT JOIN datastreams") == sql.count("JOIN") == 1
+    sql = compiled("Observations", "$orderby=Datastream/id,phenomenonTime,MultiDatastream/id").sql
     assert "JOIN" not in sql

@@ -41,5 +41,5 @@ def test_kinds_have_the_columns_they_need():
             assert len(known.columns) == (2 if known.kind in two else 1), known
 
 
-def test_the_standard_has_eight_sets():
-    assert len(SETS) == 8
+def test_the_standard_has_nine_sets():
+    assert len(SETS) == 9
