@@ -45,18 +45,23 @@ class Stream(NamedTuple):
 
 
 class Catalogue:
-    """Streams by name and unit; per slot, arrays of shape (number of streams + 1,), the last for NO_STREAM."""
+    """Streams by name and unit. A slot is one name with one of its units or none; columns are by slot.
+
+    Columns have the shape (number of slots + 1,), the last for NO_STREAM.
+    """
 
     def __init__(self, version: int, streams: Iterable[Stream]) -> None:
         self.version = version
-        self.streams = list(streams)
         self.slots: dict[tuple[str, str | None], int] = {}
-        self.by_name: dict[str, int] = {}
-        for slot, stream in enumerate(self.streams):
-            self.by_name[stream.name] = slot
-            self.slots[stream.name, None] = slot
-            for unit in stream.units:
-                self.slots[stream.name, unit] = slot
+        self.by_name: dict[str, int] = {}  # the slot without a unit
+        self.streams: list[Stream] = []
+        self.units: list[str | None] = []
+        for stream in streams:
+            self.by_name[stream.name] = len(self.streams)
+            for unit in (None, *sorted(stream.units)):
+                self.slots[stream.name, unit] = len(self.streams)
+                self.streams.append(stream)
+                self.units.append(unit)
         self.datastream = _column((s.datastream for s in self.streams), 0)
         self.takes = _column(
             (_TAKES.get(s.observation_type.rpartition("/")[2], _EVERYTHING) for s in self.streams),

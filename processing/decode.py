@@ -134,8 +134,8 @@ class _Candidates:
     def rejection(self, row: int, reason: Reason, detail: str) -> NewRejection:
         """The record with what is known of it, as JSON that the store can keep. Without a detail, the units say it."""
         columns, catalogue = self.columns, self.catalogue
-        unmatched = columns.unmatched.get(row)
-        name, unit = unmatched or (catalogue.streams[columns.slot[row]].name, None)
+        slot = columns.slot[row]
+        name, unit = columns.unmatched.get(row) or (catalogue.streams[slot].name, catalogue.units[slot])
         label, value = columns.other.get(row, ("v", columns.number[row]))
         content = {
             "n": name,
@@ -147,7 +147,7 @@ class _Candidates:
         }
         text = _json({label: _keepable(x) for label, x in content.items() if x is not None})
         if not detail:
-            units = " or ".join(sorted(map(repr, catalogue.streams[columns.slot[row]].units))) or "none"
+            units = " or ".join(sorted(map(repr, catalogue.streams[slot].units))) or "none"
             detail = f"the unit {unit!r} is not the Datastream's, which is {units}"
         return NewRejection(int(self.receipt[row]), columns.record[row], reason, detail, name, text)
 

@@ -21,11 +21,16 @@ def stream(name: str, number: int, **more) -> Stream:
 def test_a_stream_is_found_by_its_name_with_each_of_its_units_and_with_none():
     catalogue = Catalogue(1, [stream("a", 5, units=("Cel", "°C")), stream("b", 6)])
 
-    assert catalogue.slots == {("a", None): 0, ("a", "Cel"): 0, ("a", "°C"): 0, ("b", None): 1}
-    assert catalogue.by_name == {"a": 0, "b": 1}
+    found = {
+        key: (catalogue.streams[slot].name, catalogue.units[slot], int(catalogue.datastream[slot]))
+        for key, slot in catalogue.slots.items()
+    }
+    assert found == {
+        ("a", None): ("a", None, 5), ("a", "Cel"): ("a", "Cel", 5), ("a", "°C"): ("a", "°C", 5), ("b", None): ("b", None, 6),
+    }  # fmt: skip
+    assert catalogue.by_name == {"a": catalogue.slots["a", None], "b": catalogue.slots["b", None]}
     assert "a" in catalogue
     assert "c" not in catalogue
-    assert catalogue.datastream[:2].tolist() == [5, 6]
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,8 @@ def test_the_content_of_a_rejection_is_the_record():
         "vb": False,
     }
     assert json.loads(rejection_of([{"n": "gw/new", "vd": "aGk"}]).content)["vd"] == "aGk"
+    foreign = rejection_of([{"bu": "°C", "n": "gw/temperature", "v": 1, "t": T}], gateway="other")
+    assert json.loads(foreign.content)["u"] == "°C"
     assert json.loads(rejection_of([{"n": "gw/temperature", "vs": "日本", "t": T}]).content)["vs"] == "日本"
     not_finite = json.loads(rejection_of(cbor2.dumps([{0: "gw/new", 2: -math.inf, 6: math.nan}])).content)
     assert not_finite == {"n": "gw/new", "v": "-inf"}
