@@ -61,6 +61,7 @@ class Bridge:
         self.name, self.limits, self.clock = name, limits or Limits(), clock
         self.acknowledgements = Acknowledgements()
         self.packs = self.refused = 0
+        self._log_is_away = False
         self._retained: dict[
             str, bytes
         ] = {}  # by topic, the digest of the descriptor or status that the log has
@@ -137,19 +138,20 @@ class Bridge:
         return topic, NewEvent(gateway, payload, headers, message.received_at)
 
     async def _append_patiently(self, topic: Topic, events: Sequence[NewEvent]) -> None:
-        delay, said = 0.1, False
+        delay = 0.1
         while True:
             try:
                 await self.log.append(topic, events)
             except Unavailable as error:
-                if not said:
+                if not self._log_is_away:  # one of several tasks that append says it for all
                     log.warning("packs wait at the gateways until the event log is back", why=str(error))
-                    said = True
+                self._log_is_away = True
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
             else:
-                if said:
+                if self._log_is_away:
                     log.info("the event log is back")
+                self._log_is_away = False
                 return
 
     async def _tell(self) -> None:

@@ -64,6 +64,7 @@ class Processing:
         self._catalogue_lock = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[tuple[int, bytes]]] = asyncio.Queue(maxsize=8)
         self._published: list[int] = []
+        self._lost: set[str] = set()  # tasks whose position is in no log that we know
 
     async def run(self) -> None:
         """Process until cancelled. An engine that goes away is waited for, and said once."""
@@ -96,14 +97,27 @@ class Processing:
                 self.figures.problems[name] = str(error)
                 delay = min(max(delay * 2, error.retry_after), 5.0)
             except PositionLost as error:
-                log.error("stopped: another log, or what was not read yet is gone", task=name, why=str(error))
+                if name not in self._lost:
+                    log.error(
+                        "stopped: another log, or what was not read yet is gone", task=name, why=str(error)
+                    )
+                self._lost.add(name)
                 self.figures.problems[name] = str(error)
                 delay = 60.0
             await asyncio.sleep(delay)
 
     def _well(self, name: str) -> None:
+        self._lost.discard(name)
         if self.figures.problems.pop(name, None):
             log.info("going on", task=name)
+
+    async def _positions(self, topic: Topic, name: str) -> dict[int, Position]:
+        """Where to read a topic on. That log and store answer ends a problem, also where nothing is to be read."""
+        stored = await self.store.positions(topic)
+        await self.log.ends(topic)
+        if name not in self._lost:
+            self._well(name)
+        return {p: stored.get(p, START) for p in await self.log.partitions(topic)}
 
     # -- packs -------------------------------------------------------------------------------------------------------
 
@@ -120,8 +134,7 @@ class Processing:
                 raise lost.exceptions[0] from lost
 
     async def _pack_pipeline(self) -> None:
-        stored = await self.store.positions(Topic.PACKS)
-        start = {p: stored.get(p, START) for p in await self.log.partitions(Topic.PACKS)}
+        start = await self._positions(Topic.PACKS, "packs")
         read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * len(start))
         decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
         await self._load()
@@ -201,8 +214,7 @@ class Processing:
                 tasks.create_task(self._patiently(topic, partial(self._slow_topic, topic)))
 
     async def _slow_topic(self, topic: Topic) -> None:
-        stored = await self.store.positions(topic)
-        start = {p: stored.get(p, START) for p in await self.log.partitions(topic)}
+        start = await self._positions(topic, topic)
         try:
             async for batch in _from_stored(self.log.read(topic, start, most=100), start):
                 if topic == Topic.DESCRIPTORS:
@@ -223,6 +235,7 @@ class Processing:
     async def _publish(self) -> None:
         """Append update messages to the log once their write is committed; what is left of a former run first."""
         await self._publish_left(every_source=True)
+        self._well("updates")
         while True:
             updates = await self._updates.get()
             await self._append_updates(updates)

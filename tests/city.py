@@ -1,12 +1,13 @@
 """A whole city for a test: engines of its own, the services as child processes that can be killed, a user's eyes."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,17 @@ class Rejection(NamedTuple):
     open: bool
 
 
+class Away(Exception):
+    """The API says that the store is away."""
+
+
+class Live(NamedTuple):
+    """What `/live` has sent: observations, each with the id of its Datastream, and the names of all events."""
+
+    observations: list[Json]
+    events: list[str]
+
+
 class City:
     """A city in a folder. `settings` has its engines' addresses; `broker` is its own."""
 
@@ -72,6 +84,10 @@ class City:
     async def _stop(self) -> None:
         children = [service.child for service in self.services.values() if service.child]
         await asyncio.gather(*(stop(child, within=5) for child in children))
+
+    def environment(self) -> dict[str, str]:
+        """For a command that finds this city."""
+        return os.environ | self.settings.environment()
 
     # -- services ----------------------------------------------------------------------------------------------------
 
@@ -102,6 +118,10 @@ class City:
     def said(self, name: str, lines: int = 10_000) -> str:
         """What a service wrote into its log."""
         return last_lines(self.services[name].log_file, lines)
+
+    def is_well(self) -> bool:
+        """Whether every service says so."""
+        return bool(self.http.get("/health/ready").json()["state"] == "ready")
 
     # -- what devices do ---------------------------------------------------------------------------------------------
 
@@ -139,6 +159,8 @@ class City:
     def get(self, path: str) -> Any:
         """The API's answer to a GET."""
         answer = self.http.get(path)
+        if answer.status_code == 503:
+            raise Away(answer.text)
         assert answer.status_code == 200, f"GET {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
@@ -184,9 +206,9 @@ class City:
         return rows[0][0] if rows else {}
 
     @contextmanager
-    def live(self, query: str = "") -> Iterator[list[Json]]:
-        """A list that grows by what `/live` sends from now on: observations, each with the id of its Datastream."""
-        seen: list[Json] = []
+    def live(self, query: str = "") -> Iterator[Live]:
+        """What `/live` sends from now on, in lists that grow."""
+        seen = Live([], [])
         with self.http.stream("GET", f"/live{query}") as stream:
             lines = stream.iter_lines()
             next(lines)  # the greeting: from here on nothing is missed
@@ -201,8 +223,11 @@ class City:
         deadline = time.monotonic() + within
         answer: Any = None
         while True:
-            with suppress(httpx.TransportError, psycopg.OperationalError):  # a service or the store is away
+            try:
                 answer = condition()
+            except (Away, httpx.TransportError, psycopg.OperationalError) as error:
+                answer = error  # a service or the store is away
+            else:
                 if answer:
                     return answer
             if time.monotonic() > deadline:
@@ -210,6 +235,14 @@ class City:
                     f"not within {within:g} s: {what}; the last answer was {answer!r}\n{self.story()}"
                 )
             time.sleep(0.03)
+
+    def stays(self, condition: Callable[[], T], what: str, long: float) -> None:
+        """Look for a while whether something stays true. Fails with what a user would have seen."""
+        deadline = time.monotonic() + long
+        while time.monotonic() < deadline:
+            answer = condition()
+            assert answer, f"no longer: {what}; the answer is {answer!r}\n{self.story()}"
+            time.sleep(0.05)
 
     def story(self) -> str:
         """What a person who looks into the folder would read."""
@@ -220,14 +253,13 @@ class City:
         )
 
 
-def _read_live(lines: Iterator[str], seen: list[Json]) -> None:
-    event = ""
+def _read_live(lines: Iterator[str], seen: Live) -> None:
     with suppress(httpx.HTTPError, httpx.StreamError):  # closed by who no longer watches
         for line in lines:
             if line.startswith("event: "):
-                event = line.removeprefix("event: ")
-            elif line.startswith("data: ") and event == "observations":
-                seen.extend(
+                seen.events.append(line.removeprefix("event: "))
+            elif line.startswith("data: ") and seen.events[-1] == "observations":
+                seen.observations.extend(
                     one | {"Datastream": one["Datastream"]["@iot.id"]}
                     for one in msgspec.json.decode(line.removeprefix("data: "))
                 )
@@ -269,6 +301,57 @@ class Device:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+class EdgeAgent:
+    """`citylab edge` as a process, which is told its readings."""
+
+    def __init__(self, city: City, gateway: str, *things: Json) -> None:
+        self.city, self.gateway = city, gateway
+        self.log_file = city.folder / "logs" / f"{gateway}.log"
+        descriptor = city.folder / f"{gateway}.json"
+        descriptor.write_bytes(msgspec.json.encode(things))
+        command = [
+            sys.executable,
+            "-m",
+            "citylab",
+            "edge",
+            "--gateway",
+            gateway,
+            "--descriptor",
+            str(descriptor),
+        ]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=city.environment()
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+    def say(self, name: str, values: Mapping[int, float]) -> None:
+        """Read sensors: a value by the second after T0."""
+        assert self.process.stdin
+        for second, value in values.items():
+            line = msgspec.json.encode({"n": name, "t": T0 + second, "v": value})
+            self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+
+    def end(self, within: float = SOON) -> None:
+        """Let its readings end, and return when all of them are acknowledged."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.city.until(
+            lambda: self.process.poll() is not None, "the edge agent has delivered everything", within
+        )
+        assert self.process.returncode == 0, last_lines(self.log_file)
 
 
 # RFC 8428 §6, Table 4.
@@ -340,5 +423,5 @@ def running_city(kind: str, folder: Path, log_url: str, store_url: str) -> Itera
             broker_url=broker.url, log_url=log_url, store_url=store_url, http_port=free_port()
         )
         running = stack.enter_context(City(folder, settings, broker))
-        running.until(lambda: running.http.get("/health/ready").status_code == 200, "the city is well")
+        running.until(running.is_well, "the city is well")
         yield running

@@ -1,19 +1,23 @@
-"""Engines of a test's own, by kind: brokers that can be killed and started again, event logs, and a cut in a line."""
+"""Engines of a test's own that can go away and come back at the same address."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from aiokafka.admin import AIOKafkaAdminClient
-from engines import missing, url_of
+from engines import SCRIPT, missing, url_of
 
 from citylab.adapters.child import last_lines, start_child, stop
 from citylab.adapters.embedded_postgres import EmbeddedPostgres
@@ -51,6 +55,13 @@ def wait_for_port(port: int, log_file: Path) -> None:
         time.sleep(0.02)
 
 
+def wait_for_no_port(port: int) -> None:
+    deadline = time.monotonic() + ANSWERS_WITHIN
+    while answers(port):
+        assert time.monotonic() < deadline, f"port {port} still answers"
+        time.sleep(0.02)
+
+
 class Broker:
     """A broker on a port that it keeps: rumqttd, or a Mosquitto of the test's own."""
 
@@ -78,7 +89,8 @@ class Broker:
         self.process = start_child([program, "-c", configuration], log_file=log_file)
         wait_for_port(self.port, log_file)
 
-    def kill(self) -> None:
+    def stop(self) -> None:
+        """As a crash would."""
         assert self.process
         self.process.kill()
         self.process.wait()
@@ -106,25 +118,19 @@ async def _delete_topics(server: str, prefix: str) -> None:
     await admin.close()
 
 
-class Store:
-    """An embedded PostgreSQL on a port that it keeps."""
+class EmbeddedStore:
+    """An embedded PostgreSQL that can be killed, and comes back on its port."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.server = EmbeddedPostgres(folder, port=free_port())
-
-    @property
-    def url(self) -> str:
-        return self.server.url
+        self.start()
+        self.url = self.server.url
+        asyncio.run(migrate(self.url))
 
     def start(self) -> None:
         asyncio.run(self.server.__aenter__())
 
-    def migrate(self) -> None:
-        asyncio.run(migrate(self.url))
-
-    def kill(self) -> None:
-        """As a power cut would, but for the disk's cache."""
+    def stop(self) -> None:
         self.server.process.kill()
         self.server.process.wait()
 
@@ -132,34 +138,39 @@ class Store:
         asyncio.run(self.server.__aexit__(None, None, None))
 
 
-class Line:
-    """A TCP line to a server that can be cut and mended: what a client sees when the server dies and comes back."""
+class DistantStore:
+    """A database at the other end of a TCP line that can be cut: what a client sees when the server dies."""
 
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self.port = free_port()
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.port
+        self._target = parts.port
+        self._port = free_port()
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{self._port}")))
         self._listener: socket.socket | None = None
-        self._open: list[socket.socket] = []
+        self._ends: list[socket.socket] = []
         self._lock = threading.Lock()
 
-    def mend(self) -> None:
+    def start(self) -> None:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind(("127.0.0.1", self._port))
         listener.listen()
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
-    def cut(self) -> None:
+    def stop(self) -> None:
         listener, self._listener = self._listener, None
         if listener:
             listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
             listener.close()
         with self._lock:
-            ends, self._open = self._open, []
+            ends, self._ends = self._ends, []
         for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    close = stop
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -167,18 +178,69 @@ class Line:
                 near, _ = listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self.target))
+            far = socket.create_connection(("127.0.0.1", self._target))
             with self._lock:
-                self._open += [near, far]
+                self._ends += [near, far]
             for here, there in ((near, far), (far, near)):
-                threading.Thread(target=self._copy, args=(here, there), daemon=True).start()
+                threading.Thread(target=_copy, args=(here, there), daemon=True).start()
 
-    def _copy(self, here: socket.socket, there: socket.socket) -> None:
+
+def _copy(here: socket.socket, there: socket.socket) -> None:
+    with suppress(OSError):
+        while data := here.recv(64 << 10):
+            there.sendall(data)
+    for end in (here, there):
         with suppress(OSError):
-            while data := here.recv(64 << 10):
-                there.sendall(data)
-        for end in (here, there):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        with suppress(OSError):
-            here.close()
+            end.shutdown(socket.SHUT_RDWR)
+    here.close()
+
+
+class EmbeddedLog:
+    """The embedded log's folder, in whose place something else can stand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "log"
+        self._away = folder / "log.away"
+        self.url = f"sqlite:{self.folder}"
+
+    def start(self) -> None:
+        if self.folder.is_file():
+            self.folder.unlink()
+        if self._away.exists():
+            self._away.rename(self.folder)
+
+    def stop(self) -> None:
+        if self.folder.exists():
+            self.folder.rename(self._away)
+        self.folder.write_text("not a folder")
+
+    def close(self) -> None:
+        pass
+
+
+class Kafka:
+    """One Kafka that can be killed and started again on the same port."""
+
+    def __init__(self, home: Path) -> None:
+        url_of("LOG")  # says how to install it
+        jars = next(Path("~/.cache/citylab/engines").expanduser().glob("kafka-*"), None)
+        if not jars:
+            missing("no local Kafka to kill: python3 deploy/engines.py install --only kafka")
+        self.home = home
+        (home / jars.name).symlink_to(jars)
+        self.start()
+        self.url = (home / "engines.env").read_text().strip().partition("=")[2]
+
+    def start(self) -> None:
+        self._run("start", "--only", "kafka")
+
+    def stop(self) -> None:
+        os.kill(json.loads((self.home / "started.json").read_text())["kafka"]["pid"], signal.SIGKILL)
+        wait_for_no_port(urlsplit(self.url).port or 0)
+
+    def close(self) -> None:
+        self._run("stop")
+
+    def _run(self, *arguments: str) -> None:
+        command = [sys.executable, SCRIPT, arguments[0], "--dir", self.home, *arguments[1:]]
+        subprocess.run(command, check=True, timeout=90, capture_output=True)

@@ -53,7 +53,8 @@ class Bell:
         finally:
             loop.remove_reader(receiver)
             receiver.close()
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder is gone; a socket that stays is removed by the next ring
+                path.unlink()
 
     def _bind(self) -> tuple[Path, socket.socket]:
         if not hasattr(socket, "AF_UNIX"):

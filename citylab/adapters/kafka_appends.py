@@ -165,6 +165,13 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
     routine = producer._sender.sender_task
     routine.cancel()
     await asyncio.wait([routine])  # ends with the requests that are on the way, each bounded by its time-out
-    producer._message_accumulator.fail_all(KafkaConnectionError("the producer was given up"))
+    batches = producer._message_accumulator
+    put_back = [
+        batch for waiting in batches._batches.values() for batch in waiting
+    ]  # after a try that failed
+    batches._pending_batches.update(put_back)  # each takes itself out of there, whether it is in it or not
+    batches.fail_all(KafkaConnectionError("the producer was given up"))
+    for batch in put_back:
+        batch._drain_waiter.exception()  # nobody else looks
     with suppress(KafkaError, OSError):
         await producer.stop()

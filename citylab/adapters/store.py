@@ -1,6 +1,7 @@
 """The store: connections and transactions (psycopg 3) over the one write path that lies beside, in `saving`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -28,6 +29,7 @@ from citylab.model import Micros, Position, Topic
 from citylab.writes import Saved, Write
 
 _ATTEMPTS = 10  # of a transaction that met another
+_CONNECTION_WITHIN = 4.0  # s: as long a request hangs while the store is away
 
 
 class PostgresTransaction:
@@ -106,6 +108,7 @@ class PostgresStore:
     def __init__(
         self, url: str, *, name: str = "citylab", connections: int = 8, statement_timeout: float = 30
     ) -> None:
+        _hush()
         self._url = url
         self._cache = FactsCache()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -114,8 +117,8 @@ class PostgresStore:
             max_size=connections,
             open=False,
             configure=_configure,
-            timeout=10,
-            reconnect_timeout=5,
+            timeout=_CONNECTION_WITHIN,
+            reconnect_timeout=_CONNECTION_WITHIN / 2,  # or those who wait would wait for nobody who tries
             kwargs={
                 "application_name": name,
                 "connect_timeout": 5,
@@ -187,6 +190,13 @@ class PostgresStore:
         with translated():
             async with asyncio.timeout(seconds), self._pool.connection(timeout=seconds) as connection:
                 await connection.execute("SELECT 1")
+
+
+def _hush() -> None:
+    """Keep the pool from repeating at every try what our errors say once, unless somebody set its level."""
+    logger = logging.getLogger("psycopg.pool")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
 
 
 async def _configure(connection: Connection) -> None:

@@ -37,7 +37,8 @@ def test_a_reading_goes_the_whole_way(city, gateway):
         city.until(lambda: city.results(name), "the reading is in the API")
         found = city.datastream(name)
         (seen,) = city.until(
-            lambda: [one for one in live if one["Datastream"] == found["@iot.id"]], "the reading is live"
+            lambda: [one for one in live.observations if one["Datastream"] == found["@iot.id"]],
+            "the reading is live",
         )
 
     (observation,) = found["Observations"]
@@ -137,7 +138,7 @@ def test_an_edge_agent_delivers_all_that_its_driver_says(city, gateway, form, tm
 
     ended = run(
         "edge", "--gateway", gateway, "--descriptor", descriptor, "--readings", readings, "--form", form,
-        env=city.settings.environment(),
+        env=city.environment(),
     )  # fmt: skip
 
     assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,158 @@
+"""The bridge, processing and edge agents are killed while a recording is replayed: the store equals the file.
+
+The moments are drawn from CITYLAB_TEST_SEED, else from a seed of the run; a failure prints it.
+"""
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from city import City, run
+
+from citylab.adapters.child import last_lines, start_child
+from citylab.model import Reason
+from simulators import open_data_bcn
+from simulators.playback import Recording
+from simulators.recordings import air_quality_rows, write_air_quality
+
+RECORDED = Path(__file__).parents[3] / "shared" / "data" / "2025_08_Agost_qualitat_aire_BCN.csv"
+KILLS = 3  # of each: bridge, processing, edge agents
+FLOWS_FOR = 12.0  # s that the replay would take if nobody killed
+STORED = "SELECT coalesce(sum(count), 0)::bigint FROM latest"
+TABLES = ("observations", "latest", "aggregates", "rejections", "things", "locations", "historical_locations",
+    "sensors", "observed_properties", "datastreams", "features_of_interest")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A month of Barcelona's air quality: the recorded one where it lies beside the checkout, else one like it."""
+    if RECORDED.exists():
+        return RECORDED
+    series = [(station, code) for station in open_data_bcn.STATIONS for code in ("1", "7", "8", "10", "999")]
+    path = tmp_path_factory.mktemp("recording") / "air.csv"
+    path.write_text(write_air_quality(air_quality_rows(1, first=date(2025, 8, 1), days=31, series=series)))
+    return path
+
+
+class Replay:
+    """`citylab replay` as a process that can be killed: all the recording's edge agents."""
+
+    def __init__(self, city: City, file: Path, recording: Recording) -> None:
+        first, last = recording.summary.first, recording.summary.last
+        assert first is not None
+        assert last is not None
+        speed = (last - first) / 1e6 / FLOWS_FOR
+        command = ["replay", "open-data-bcn", file, "--speed", f"{speed:.0f}"]
+        self.argv = [sys.executable, "-m", "citylab", *map(str, command)]
+        self.env = city.environment()
+        self.log_file = city.folder / "replay.log"
+        self.start()
+
+    def start(self) -> None:
+        self.process: subprocess.Popen[bytes] = start_child(self.argv, log_file=self.log_file, env=self.env)
+
+    def kill(self) -> None:
+        assert self.process.poll() is None, f"it ended too early:\n{last_lines(self.log_file)}"
+        self.process.kill()
+        self.process.wait()
+
+
+def values_of(recording: Recording) -> set[tuple[str, int, Any, int]]:
+    """Stream, time in µs, value and quality of each value of the file."""
+    return {
+        (reading.name, reading.time, float(reading.value), int(reading.quality))
+        for part in recording.parts.values()
+        for step in part.steps
+        for reading in step.readings
+    }
+
+
+def values_in(city: City) -> list[tuple[str, int, Any, int]]:
+    return city.fetch(
+        "SELECT d.stream_name, (extract(epoch FROM o.phenomenon_time) * 1000000)::bigint, o.result_number, o.quality"
+        " FROM observations o JOIN datastreams d ON d.id = o.datastream_id"
+    )
+
+
+def tables_of(city: City) -> dict[str, Any]:
+    return {
+        table: city.fetch(
+            f"SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM {table} t"
+        )
+        for table in TABLES
+    }
+
+
+def unacknowledged(city: City) -> dict[str, int]:
+    """How many packs each outbox still waits to be told of."""
+    found = {}
+    for file in (city.folder / "edge" / "replay").glob("*/outbox.db"):
+        with closing(sqlite3.connect(file)) as outbox:
+            found[file.parent.name] = outbox.execute("SELECT count(*) FROM numbers WHERE pending").fetchone()[
+                0
+            ]
+    return found
+
+
+def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
+    city, recording = own_city, open_data_bcn.read(file)
+    expected = values_of(recording)
+    seed = int(os.environ.get("CITYLAB_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+    sys.stdout.write(f"CITYLAB_TEST_SEED={seed}\n")
+    random_ = random.Random(seed)
+    replay = Replay(city, file, recording)
+    kill_and_start: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+        "edge agents": (replay.kill, replay.start),
+        "ingest": (lambda: city.kill("ingest"), lambda: city.start("ingest")),
+        "processing": (lambda: city.kill("processing"), lambda: city.start("processing")),
+    }
+    victims = list(kill_and_start) * KILLS
+    random_.shuffle(victims)
+    moments = sorted(random_.uniform(0.02, 0.75) for _ in victims)
+
+    before = -1
+    for victim, moment in zip(victims, moments, strict=True):
+        wanted = max(moment * len(expected), before + 1)  # after the last kill it has gone on
+        stored = city.until(
+            lambda least=wanted: (found := city.fetch(STORED)[0][0]) >= least and found,
+            f"{wanted:.0f} values are stored, after which {victim} is killed; the replay says:\n"
+            + last_lines(replay.log_file),
+            within=60,
+        )
+        sys.stdout.write(f"killing {victim} at {stored} of {len(expected)} values\n")
+        assert stored < len(expected), "all was over before the last kill"
+        kill, start = kill_and_start[victim]
+        kill()
+        before = city.fetch(STORED)[0][0]
+        start()
+
+    city.until(lambda: replay.process.poll() is not None, "the replay ends", within=90)
+    assert replay.process.returncode == 0, last_lines(replay.log_file)
+    found = values_in(city)
+    assert len(found) == len(expected), "a row is there twice, or missing"
+    assert set(found) == expected
+    for reason, is_open in city.fetch("SELECT reason, closed_at IS NULL FROM rejections"):
+        assert reason in set(Reason)
+        assert not is_open
+    assert unacknowledged(city) == dict.fromkeys(recording.parts, 0)
+    for gateway, balanced, whole in city.fetch(
+        "SELECT gateway, records = stored + duplicates + rejected, received = int8multirange(int8range(1, upper(received)))"
+        " FROM ledger"
+    ):
+        assert (gateway, balanced, whole) == (gateway, True, True)
+
+    city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
+    before_again = tables_of(city)
+    again = run("replay", "open-data-bcn", file, "--speed", "max", env=city.environment(), within=60)
+    assert again.returncode == 0, again.stderr
+    assert f"0 values new, {len(expected):,} there already, 0 rejected" in again.stdout
+    city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
+    assert tables_of(city) == before_again
