@@ -167,6 +167,19 @@ class Compiler:
         sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
+    def observations_by_key(self) -> Compiled:
+        """Id, JSON and tag of Observations that the API made, by the parameters `series`, `times` and `ids`."""
+        statement = Statement(self._visible)
+        row = Row.new(statement, OBSERVATION)
+        page = Page(row, statement.name("p"))
+        pieces, _ = self.entity_json(page, Query(), reference=False, nested=False)
+        own, tag = page.column(row.column("id")), page.column(row.column("xmin"))
+        key = ", ".join(row.column(column) for column in OBSERVATION.default_order)
+        keys = "SELECT * FROM unnest(%(series)s::int8[], %(times)s::timestamptz[], %(ids)s::int8[])"
+        where = self._where(row, [f"({key}) IN ({keys})"], Query())
+        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM ({page.select(where)} OFFSET 0) AS {page.alias}"
+        return Compiled(sql, statement.parameters.values)
+
     def property(self, resource: Resource) -> Compiled:
         """One row with the property's JSON text (as a value: its raw text) or null, or no row."""
         statement = Statement(self._visible)
