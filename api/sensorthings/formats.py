@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from api.sensorthings.errors import Fault, RequestError
 from api.sensorthings.expressions import unknown
-from api.sensorthings.members import BASE, Piece, Sql, concat, literal, property_json, select
+from api.sensorthings.members import select
 from api.sensorthings.ordering import token_sql
 from api.sensorthings.resource import Resource
 from api.sensorthings.rows import Row, is_related
 from api.sensorthings.statements import Compiled, Compiler, Parts, Rows, located
 from api.sensorthings.syntax import Query
-from api.sensorthings.values import number_text
 from citylab.entities import GEOJSON_ENCODINGS, OBSERVATION, EntityType, Kind, Property, target
+from citylab.entity_json import BASE, Piece, Sql, concat, literal, number_text, property_json
 
 _SERIES = tuple(relation for relation in OBSERVATION.relations.values() if relation.either)
 

@@ -1,4 +1,4 @@
-"""An entity's JSON text, made by the database: members with a constant part and what SQL fills in."""
+"""`$select`: which members an entity shows, down into their JSON."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,22 +6,10 @@ from dataclasses import dataclass
 from api.sensorthings.errors import Fault
 from api.sensorthings.expressions import IDS, member_sql, unknown
 from api.sensorthings.syntax import Path
-from api.sensorthings.values import Parameters, iso_text, number_text
+from api.sensorthings.values import Parameters
+from citylab import entity_json
 from citylab.entities import EntityType, Kind, Property
-
-BASE = "%(base)s::text"  # the address of the service, ending in /v1.1/
-_MOST_ARGUMENTS = 90  # of a function in PostgreSQL: 100
-
-
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """A piece of text that SQL makes; null makes an empty one."""
-
-    text: str
-
-
-Piece = str | Sql
-
+from citylab.entity_json import Piece, Sql, concat, property_json
 
 Members = tuple[str | int, ...]
 """The way to a member of a property's JSON."""
@@ -80,30 +68,6 @@ def _check_members(known: Property, path: Path) -> None:
         raise Fault(path.at, f"{known.name} has no members")
 
 
-def property_json(known: Property, columns: list[str]) -> str:
-    """SQL of a property's JSON text; null where it is unset."""
-    match known.kind:
-        case Kind.TEXT:
-            return f"to_json({columns[0]})::text"
-        case Kind.INSTANT:
-            return f"('\"' || {iso_text(columns[0])} || '\"')"
-        case Kind.TIME:
-            end = f"coalesce('/' || {iso_text(columns[1])}, '')"
-            return f"('\"' || {iso_text(columns[0])} || {end} || '\"')"
-        case Kind.INTERVAL:
-            return f"('\"' || {iso_text(columns[0])} || '/' || {iso_text(columns[1])} || '\"')"
-        case Kind.RESULT:
-            return f"coalesce({columns[1]}::text, {number_text(columns[0])})"
-        case Kind.QUALITY:
-            flags = " ".join(f'WHEN {i} THEN \'{{"flag": "{flag}"}}\'' for i, flag in _FLAGS.items())
-            return f"coalesce({columns[0]}::text, CASE {columns[1]} {flags} END)"
-        case _:
-            return f"{columns[0]}::text"
-
-
-_FLAGS = {1: "good", 2: "suspect", 3: "bad"}
-
-
 def property_member(
     known: Property, columns: list[str], paths: list[Members], parameters: Parameters
 ) -> list[Piece]:
@@ -115,12 +79,7 @@ def property_member(
             _nested(f"'{known.name}'::text", indexes, tree, whole, parameters)
             for (_, *indexes), tree in trees.items()
         ]
-    sql = property_json(known, columns)
-    if known.nullable:
-        return [f',"{known.name}":', Sql(f"coalesce({sql}, 'null')")]
-    if known.always:
-        return [f',"{known.name}":', Sql(sql)]
-    return [Sql(f"',\"{known.name}\":' || {sql}")]
+    return entity_json.property_member(known, columns)
 
 
 def _jsonb(known: Property, columns: list[str]) -> str:
@@ -160,31 +119,3 @@ def _nested(key: str, indexes: Iterable[str | int], tree: "_Tree", sql: str, par
         inside.append(_nested(inner, further, below, f"({sql} -> {inner})", parameters))
     whole = f"{name} || '{{' || substr({concat(inside)}, 2) || '}}'"
     return Sql(f"CASE WHEN jsonb_typeof({sql}) = 'object' THEN {whole} END")
-
-
-def literal(text: str) -> str:
-    """A constant of SQL; percent signs are doubled for the placeholders' sake."""
-    quoted = text.replace("'", "''").replace("%", "%%")
-    return f"E'{quoted.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{quoted}'"
-
-
-def concat(pieces: Iterable[Piece]) -> str:
-    """SQL that puts pieces together."""
-    merged: list[str] = []
-    constant = ""
-    for piece in pieces:
-        if isinstance(piece, str):
-            constant += piece
-            continue
-        if constant:
-            merged.append(literal(constant))
-            constant = ""
-        merged.append(piece.text)
-    if constant:
-        merged.append(literal(constant))
-    while len(merged) > _MOST_ARGUMENTS:
-        merged = [
-            f"concat({', '.join(merged[i : i + _MOST_ARGUMENTS])})"
-            for i in range(0, len(merged), _MOST_ARGUMENTS)
-        ]
-    return f"concat({', '.join(merged)})" if merged else "''"

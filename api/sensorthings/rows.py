@@ -13,6 +13,7 @@ from api.sensorthings.values import (
     Value,
 )
 from citylab.entities import EntityType, Kind, Property, Relation, target
+from citylab.entity_json import FLAGS
 from citylab.policy import Visible
 
 
@@ -165,8 +166,5 @@ def id_of(row: Row) -> Number:
 
 def quality_json(remark: str, flag: str) -> str:
     """resultQuality: what came through the API, or the flag of a stream."""
-    flags = " ".join(f'WHEN {i} THEN \'{{"flag": "{name}"}}\'::jsonb' for i, name in _FLAGS.items())
+    flags = " ".join(f'WHEN {i} THEN \'{{"flag": "{name}"}}\'::jsonb' for i, name in FLAGS.items())
     return f"coalesce({remark}, CASE {flag} {flags} END)"
-
-
-_FLAGS = {1: "good", 2: "suspect", 3: "bad"}

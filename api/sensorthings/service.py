@@ -17,6 +17,7 @@ from api.sensorthings.batch_answers import answer_batch
 from api.sensorthings.bulk import creation_of_rows
 from api.sensorthings.changing import check_conditions, etag, is_known, read_change, read_deletion
 from api.sensorthings.errors import RequestError, body, message_of, not_found, status_of
+from api.sensorthings.gathering import Gathering, simple_draft
 from api.sensorthings.geometries import StoredGeometries
 from api.sensorthings.plans import Form, Plan, Plans
 from api.sensorthings.requests import (
@@ -90,6 +91,7 @@ class SensorThings:
         self._plans = Plans(self._compiler)
         self._clock = clock
         self._extent: tuple[float, Extent] | None = None
+        self._gathering = Gathering(store, self._compiler)
         self._exports = asyncio.Semaphore(_MOST_EXPORTS)
         self._geometries = StoredGeometries()
         self._read_back = {t.name: self._reading(t) for t in SETS.values()}
@@ -237,6 +239,16 @@ class SensorThings:
         if step.single or not resource.whole:
             raise RequestError(405, f"entities are created at a set, which {_path_of(resource)} is not")
 
+        def answer(own: int, json: str, tag: str) -> Answer:
+            link = f"{request.base}{step.entity_type.set_name}({own})"
+            return Answer(201, json.encode(), headers=((b"location", link.encode()), *etag(tag)))
+
+        if request.transaction is None and (simple := simple_draft(resource, request.body)):
+            created = await self._gathering.create(simple, request.base, now=self._clock())
+            if created is not None:
+                return answer(*created)
+            # Refused: the ordinary way says why.
+
         async def create(transaction: Transaction) -> Answer:
             # Read anew each time: creating fills the draft in.
             draft = read_draft(step.entity_type, request.body, parent=step.relation)
@@ -244,9 +256,7 @@ class SensorThings:
                 parent = await self._existing(transaction, resource, resource.steps[:-1])
                 attach(draft, step.relation, parent)
             own = await self._writes.create(transaction, draft, now=self._clock())
-            json, tag = await self._written(transaction, step.entity_type, own, request)
-            link = f"{request.base}{step.entity_type.set_name}({own})"
-            return Answer(201, json.encode(), headers=((b"location", link.encode()), *etag(tag)))
+            return answer(own, *await self._written(transaction, step.entity_type, own, request))
 
         return await self._write(request, create)
 

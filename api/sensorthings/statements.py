@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from api.sensorthings.errors import Fault
 from api.sensorthings.expressions import Scope, member_sql, unknown
-from api.sensorthings.members import BASE, Piece, Sql, concat, literal, property_json, property_member, select
+from api.sensorthings.members import property_member, select
 from api.sensorthings.options import write_query
 from api.sensorthings.ordering import Key, after_token, order_of, token_sql
 from api.sensorthings.resource import Resource, Step
@@ -20,6 +20,7 @@ from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
 from api.sensorthings.windows import Windowed, windowed
 from citylab.entities import DATASTREAM, MULTI_DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
+from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_link, property_json
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
@@ -164,6 +165,19 @@ class Compiler:
         tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
         sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        return Compiled(sql, statement.parameters.values)
+
+    def observations_by_key(self) -> Compiled:
+        """Id, JSON and tag of Observations that the API made, by the parameters `series`, `times` and `ids`."""
+        statement = Statement(self._visible)
+        row = Row.new(statement, OBSERVATION)
+        page = Page(row, statement.name("p"))
+        pieces, _ = self.entity_json(page, Query(), reference=False, nested=False)
+        own, tag = page.column(row.column("id")), page.column(row.column("xmin"))
+        key = ", ".join(row.column(column) for column in OBSERVATION.default_order)
+        keys = "SELECT * FROM unnest(%(series)s::int8[], %(times)s::timestamptz[], %(ids)s::int8[])"
+        where = self._where(row, [f"({key}) IN ({keys})"], Query())
+        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM ({page.select(where)} OFFSET 0) AS {page.alias}"
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
@@ -329,7 +343,13 @@ class Compiler:
             members += property_member(known, page.property(known), paths, page.row.statement.parameters)
         for name in entity_type.relations:
             if name in selection.links:
-                members += _navigation_link(page, name, link, selection.links)
+                members += navigation_link(
+                    entity_type,
+                    name,
+                    link,
+                    selection.links,
+                    lambda sql: page.column(sql.format(row=page.row.alias)),
+                )
         joins: list[str] = []
         with located("$expand", query, nested=nested):
             for expand in query.expand:
@@ -419,21 +439,6 @@ class Compiler:
 
     def _exists(self, steps: Sequence[Step]) -> str:
         return f"({self._column(steps, 'id')} IS NOT NULL)"
-
-
-def _navigation_link(page: Page, name: str, link: list[Piece], links: frozenset[str]) -> list[Piece]:
-    """The member with the link of a relation. Of two in a column an entity shows the one that it has."""
-    either = page.row.entity_type.relations[name].either
-    if either is None:
-        return [f',"{name}@iot.navigationLink":"', *link, f'/{name}"']
-    holds = page.column(either.holds.format(row=page.row.alias))
-    if either.other not in links:
-        whole = concat([f',"{name}@iot.navigationLink":"', *link, f'/{name}"'])
-        return [Sql(f"CASE WHEN {holds} THEN {whole} END")]
-    if name > either.other:
-        return []  # shown with the other
-    shown = Sql(f"CASE WHEN {holds} THEN '{name}' ELSE '{either.other}' END")
-    return [',"', shown, '@iot.navigationLink":"', *link, "/", shown, '"']
 
 
 @contextmanager

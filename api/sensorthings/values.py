@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.sensorthings.geometry import Column, Measure
+from citylab.entity_json import iso_text, number_text
 
 
 class Parameters:
@@ -216,19 +217,6 @@ class Result(Value):
 
 
 DYNAMIC = (Json, Result)
-
-
-def number_text(sql: str) -> str:
-    """The text of a float8 as JSON wants it: an integral one below 2^53 without fraction or exponent."""
-    return (
-        f"CASE WHEN abs({sql}) >= 1e15 AND abs({sql}) < 9007199254740992 AND {sql} = trunc({sql})"
-        f" THEN ({sql})::int8::text ELSE ({sql})::text END"
-    )
-
-
-def iso_text(sql: str) -> str:
-    """A timestamptz as ISO 8601 in UTC with `Z`. The session's time zone is UTC, so its text ends in `+00`."""
-    return f"replace(left(({sql})::text, -3), ' ', 'T') || 'Z'"
 
 
 def time_of_text(sql: str) -> Time:

@@ -1,19 +1,31 @@
 """Many Observations of existing Datastreams at once: each is stored or refused by itself."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from citylab.adapters.entity_writes import default_features, lock_catalogue, observation_columns
+from citylab.adapters.derived import Facts, FactsCache
+from citylab.adapters.entity_writes import default_features, observation_columns
+from citylab.adapters.postgres import Connection
+from citylab.adapters.saving import lock_catalogue, save_api_rows
 from citylab.columns import Int64, Observations
 from citylab.drafts import Draft
 from citylab.errors import Rejected
 from citylab.model import Micros
 from citylab.ports import Transaction
 
+_LONG = 10_000  # characters
+_EXPONENT = re.compile(r"\d[eE]")
+
 
 async def create_observations(
-    transaction: Transaction, rows: Observations | Sequence[Draft], *, now: Micros
+    transaction: Transaction,
+    connection: Connection,
+    cache: FactsCache,
+    rows: Observations | Sequence[Draft],
+    *,
+    now: Micros,
 ) -> tuple[Int64, dict[int, str]]:
     """Store rows; return their ids, int64, shape (n,), 0 for what is refused, and by row why it is.
 
@@ -22,33 +34,43 @@ async def create_observations(
     """
     if not isinstance(rows, Observations):
         rows = _rows_of(rows, now)
-    await lock_catalogue(transaction, exclusive=False)
+    facts = await lock_catalogue(connection, cache)
     refused: dict[int, str] = {}
-    feature = await _features(transaction, rows, refused)
+    rows = rows.with_features(await _features(transaction, facts, rows, refused))
     good = np.ones(len(rows), np.bool_)
     good[list(refused)] = False
     ids = np.zeros(len(rows), np.int64)
-    await _save(transaction, rows.with_features(feature), np.flatnonzero(good), ids, refused)
+    some = np.flatnonzero(good)
+    if _harmless(rows):
+        ids[some] = await save_api_rows(connection, facts, rows.take(some))
+    else:
+        await _save(transaction, rows, some, ids, refused)
     return ids, refused
 
 
-async def _features(transaction: Transaction, rows: Observations, refused: dict[int, str]) -> Int64:
+async def _features(
+    transaction: Transaction, facts: Facts, rows: Observations, refused: dict[int, str]
+) -> Int64:
     """The feature of each row; refuses those whose Datastream or feature does not exist, or cannot be made."""
     refuse = _Refusals(refused)
-    existing = await _existing(transaction, "datastreams", rows.datastream)
-    missing = ~np.isin(rows.datastream, existing)
-    refuse.all(missing, rows.datastream, "Datastreams({}) does not exist")
-    wanting = (rows.feature == 0) & ~missing
-    feature = rows.feature.copy()
-    if wanting.any():
-        made = await default_features(transaction, np.unique(rows.datastream[wanting]).tolist())
-        series, index = np.unique(rows.datastream[wanting], return_inverse=True)
-        feature[wanting] = np.array([made.get(d, 0) for d in series.tolist()], np.int64)[index]
-        refuse.all(
-            wanting & (feature == 0),
-            rows.datastream,
-            "the Thing of Datastreams({}) has no Location to make a FeatureOfInterest from",
-        )
+    series, index = np.unique(rows.datastream, return_inverse=True)
+    unknown = np.array([d for d in series.tolist() if d not in facts.defaults], np.int64)
+    made: dict[int, int] = {}
+    if len(unknown):
+        existing = await _existing(transaction, "datastreams", unknown)
+        missing = np.isin(rows.datastream, np.setdiff1d(unknown, existing))
+        refuse.all(missing, rows.datastream, "Datastreams({}) does not exist")
+        wanting = np.intersect1d(existing, rows.datastream[rows.feature == 0])
+        if len(wanting):
+            made = await default_features(transaction, wanting.tolist())
+            await _remember(transaction, facts, made)
+    defaults = np.array([made.get(d) or facts.defaults.get(d, 0) for d in series.tolist()], np.int64)
+    feature = np.where(rows.feature == 0, defaults[index], rows.feature)
+    refuse.all(
+        feature == 0,
+        rows.datastream,
+        "the Thing of Datastreams({}) has no Location to make a FeatureOfInterest from",
+    )
     named = rows.feature > 0
     if named.any():
         existing = await _existing(transaction, "features_of_interest", rows.feature[named])
@@ -56,6 +78,23 @@ async def _features(transaction: Transaction, rows: Observations, refused: dict[
             named & ~np.isin(rows.feature, existing), rows.feature, "FeaturesOfInterest({}) does not exist"
         )
     return feature
+
+
+async def _remember(transaction: Transaction, facts: Facts, made: Mapping[int, int]) -> None:
+    """Keep the features of Datastreams that are there for everybody, not those of a transaction that may yet fail."""
+    rows = await transaction.fetch(
+        "SELECT id FROM features_of_interest WHERE id = ANY(%s::int8[])"
+        " AND xmin::text::int8 <> coalesce(pg_current_xact_id_if_assigned()::text::int8 & 4294967295, 0)",
+        (sorted(set(made.values())),),
+    )
+    kept = {row[0] for row in rows}
+    facts.defaults |= {datastream: feature for datastream, feature in made.items() if feature in kept}
+
+
+def _harmless(rows: Observations) -> bool:
+    """Whether there is nothing among the values that jsonb might not hold: a number beyond its range."""
+    texts = [*(rows.json or ()), *(rows.parameters or ()), *(rows.result_quality or ())]
+    return not any(text and (len(text) > _LONG or _EXPONENT.search(text)) for text in texts)
 
 
 class _Refusals:

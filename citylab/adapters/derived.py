@@ -28,6 +28,7 @@ class Facts:
 
     def __init__(self, version: int) -> None:
         self.version = version
+        self.defaults: dict[int, int] = {}  # the feature of an Observation that names none, by Datastream
         self.known = np.zeros(0, np.bool_)
         self.high_water = np.zeros(0, np.int64)
         self.minutes = np.zeros(0, np.bool_)  # whether windows of a minute are made

@@ -28,6 +28,7 @@ from citylab.model import Reason
 from citylab.writes import CatalogueChanged, NewRejection, Saved, Write
 
 CATALOGUE_LOCK = 7102003
+_FEWEST_COPIED = 50  # rows of the API: below it COPY costs more than it saves
 
 BoolArray = NDArray[np.bool_]
 
@@ -76,15 +77,24 @@ async def save_observations(connection: Connection, cache: FactsCache, rows: Obs
 
     Their ordinal is their own id, so that they meet no stream row. A listener appends the update to the log.
     """
-    facts = await lock_catalogue(connection, cache)
+    return await save_api_rows(connection, await lock_catalogue(connection, cache), rows)
+
+
+async def save_api_rows(connection: Connection, facts: Facts, rows: Observations) -> Int64:
+    """As `save_observations`, under the catalogue lock."""
     if not len(rows):
         return np.zeros(0, np.int64)
     await facts.load(connection, rows.datastream)
     ids = await draw_ids(connection, len(rows))
-    await insert(connection, rows, ids, ids)
+    copied = rows.plain and len(rows) >= _FEWEST_COPIED
+    if copied:
+        await insert(connection, rows, ids, ids)
     order = np.lexsort((rows.time, rows.datastream))
-    await derive(connection, facts, rows.take(order), ids[order], source="api", stream=False)
-    await connection.execute("NOTIFY citylab_updates")
+    async with connection.pipeline():  # nothing here waits for what a statement answers
+        if not copied:
+            await insert(connection, rows, ids, ids)
+        await derive(connection, facts, rows.take(order), ids[order], source="api", stream=False)
+        await connection.execute("NOTIFY citylab_updates")
     return ids
 
 
@@ -97,8 +107,9 @@ async def draw_ids(connection: Connection, count: int) -> Int64:
 
 async def lock_catalogue(connection: Connection, cache: FactsCache) -> Facts:
     """Keep streams from changing until the transaction ends; return what is known of them."""
-    await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (CATALOGUE_LOCK,))
-    row = await (await connection.execute("SELECT version FROM catalogue")).fetchone()
+    async with connection.pipeline():
+        await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (CATALOGUE_LOCK,))
+        row = await (await connection.execute("SELECT version FROM catalogue")).fetchone()
     assert row is not None
     return cache.at(row[0])
 
@@ -140,11 +151,11 @@ async def _copy(connection: Connection, rows: Observations, ids: Int64) -> bool:
 
 
 async def insert(connection: Connection, rows: Observations, ids: Int64, ordinal: Int64 | None) -> None:
-    """Insert rows, those of streams (ordinal None) by COPY where they are plain."""
-    if rows.plain and ordinal is None:
+    """Insert rows, by COPY where they are plain and of streams (ordinal None), or many."""
+    if rows.plain and (ordinal is None or len(rows) >= _FEWEST_COPIED):
         statement = (
-            "COPY observations (id, datastream_id, phenomenon_time, result_number, quality, feature_of_interest_id)"
-            " FROM STDIN (FORMAT BINARY)"
+            "COPY observations (id, datastream_id, phenomenon_time, result_number, quality, feature_of_interest_id,"
+            " ordinal) FROM STDIN (FORMAT BINARY)"
         )
         data = copy_rows(
             ids,
@@ -153,6 +164,7 @@ async def insert(connection: Connection, rows: Observations, ids: Int64, ordinal
             rows.number,
             rows.quality.astype(np.int16),
             rows.feature,
+            np.zeros(len(rows), np.int64) if ordinal is None else ordinal,
         )
         async with connection.cursor().copy(statement) as copy:
             await copy.write(data)

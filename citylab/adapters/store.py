@@ -96,7 +96,7 @@ class PostgresTransaction:
         self, rows: Observations | Sequence[Draft], *, now: Micros
     ) -> tuple[Int64, dict[int, str]]:
         with translated():
-            return await create_observations(self, rows, now=now)
+            return await create_observations(self, self.connection, self._cache, rows, now=now)
 
 
 class PostgresStore:

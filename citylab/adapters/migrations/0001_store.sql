@@ -272,6 +272,8 @@ CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF gateway, properties
     ON things FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 CREATE TRIGGER change_catalogue BEFORE INSERT OR DELETE OR UPDATE
     ON historical_locations_locations FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
+CREATE TRIGGER change_catalogue BEFORE UPDATE OF encoding_type
+    ON locations FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 CREATE TRIGGER change_catalogue BEFORE DELETE OR UPDATE OF location_id
     ON features_of_interest FOR EACH STATEMENT EXECUTE FUNCTION change_catalogue();
 
