@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Protocol
 
 import msgspec
 import structlog
@@ -72,6 +72,31 @@ class Service:
             self.trouble = ""
 
 
+class Engine(Protocol):
+    """An embedded engine. Entered again after its process ended, it comes back at the same address."""
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]": ...
+    async def __aenter__(self) -> object: ...
+
+
+async def _keep_engine_running(name: str, engine: Engine) -> None:
+    """Start an embedded engine again whenever it ends, with a growing pause; services wait for it meanwhile."""
+    from citylab.adapters.child import wait  # noqa: PLC0415
+
+    pause = 0.2
+    while True:
+        code = await wait(engine.process)
+        log.warning("an embedded engine ended; starting it again", engine=name, code=code)
+        await asyncio.sleep(pause)
+        try:
+            await engine.__aenter__()
+            pause = 0.2
+        except Unavailable as error:
+            log.warning("the embedded engine does not start", engine=name, why=str(error))
+            pause = min(pause * 2, 10.0)
+
+
 class City:
     """What runs: the engines' addresses, the services, and where to look."""
 
@@ -79,7 +104,12 @@ class City:
         self.settings = settings
         self.names = names
         self.services: list[Service] = []
-        self.engines: dict[str, int] = {}  # process ids of the embedded ones
+        self.embedded: dict[str, Engine] = {}
+
+    @property
+    def engines(self) -> dict[str, int]:
+        """The process ids of the embedded engines."""
+        return {name: engine.process.pid for name, engine in self.embedded.items()}
 
     @property
     def url(self) -> str:
@@ -164,7 +194,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
         server = await stack.enter_async_context(
             EmbeddedBroker(settings.data / "broker", port=settings.mqtt_port)
         )
-        city.engines["broker"] = server.process.pid
+        city.embedded["broker"] = server
         return server.url
 
     async def store() -> str:
@@ -173,7 +203,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
         folder = settings.store_url.partition(":")[2]
         server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
         await stack.enter_async_context(server)
-        city.engines["store"] = server.process.pid
+        city.embedded["store"] = server
         return server.url
 
     changes: dict[str, str] = {}
@@ -274,6 +304,8 @@ async def serve(settings: Settings, *, simulate: bool) -> None:
             "Ctrl-C stops it; the next start goes on with the same data."
         )
         async with asyncio.TaskGroup() as tasks:
+            for name, engine in city.embedded.items():
+                tasks.create_task(_keep_engine_running(name, engine))
             for service in city.services:
                 tasks.create_task(service.keep_running())
             tasks.create_task(_show_state(city))

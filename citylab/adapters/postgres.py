@@ -34,7 +34,7 @@ def translated() -> Iterator[None]:
             "store", "its schema is not there or too old: run `citylab migrate`", retry_after=5
         ) from error
     except PoolTimeout as error:
-        raise Unavailable("store", "no connection was free in time") from error
+        raise Unavailable("store", "no connection could be had in time") from error
     except psycopg.OperationalError as error:
         raise Unavailable(
             "store", str(error).strip().splitlines()[0] if str(error) else "connection lost"
