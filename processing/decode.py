@@ -4,7 +4,7 @@ Pure: no connection, no clock. `resolve` makes columns of the records; here they
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,8 +35,13 @@ class Rules:
     earliest: Micros = 946_684_800 * SECOND  # the year 2000
 
 
-def decode(batches: Iterable[Batch], catalogue: Catalogue, rules: Rules) -> Write:
-    """Turn the packs of some batches into one write for the store."""
+def decode(
+    batches: Iterable[Batch], catalogue: Catalogue, rules: Rules, *, refused: Container[tuple[int, int]] = ()
+) -> Write:
+    """Turn the packs of some batches into one write for the store.
+
+    refused: (partition, offset) of packs that the store was found to refuse, though nothing here is against them.
+    """
     columns = Columns()
     packs: list[tuple[Batch, Event]] = []
     rows_of: list[int] = []
@@ -48,6 +53,8 @@ def decode(batches: Iterable[Batch], catalogue: Catalogue, rules: Rules) -> Writ
         for event in batch.events:
             begin = len(columns)
             try:
+                if (batch.partition, event.offset) in refused:
+                    raise Rejected(Reason.MALFORMED, "it holds a value that the store cannot keep")
                 resolve(_read(event, rules), catalogue, columns)
             except Rejected as error:
                 columns.cut(begin)

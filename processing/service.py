@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from citylab.errors import PositionLost, Unavailable
+from citylab.errors import PositionLost, Rejected, Unavailable
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
 from citylab.ports import START, EventLog, Store
 from citylab.times import format_instant, now
@@ -164,9 +164,36 @@ class Processing:
     async def _save(self, decoded: asyncio.Queue[tuple[list[Batch], Write]]) -> None:
         while True:
             batches, write = await decoded.get()
-            await self._store(write, partial(decode, batches))
+            try:
+                await self._store(write, partial(decode, batches))
+            except Rejected as error:
+                refused = await self._refused_by_store(batches)
+                log.error(
+                    "the store refused packs that seemed sound", packs=len(refused), why=str(error.__cause__)
+                )
+                again = partial(decode, batches, refused=refused)
+                await self._store(await asyncio.to_thread(again, self._catalogue, self.rules), again)
             self.figures.newest_at = max((b.events[-1].time for b in batches if b.events), default=0)
             self._well("packs")
+
+    async def _refused_by_store(self, batches: Sequence[Batch]) -> set[tuple[int, int]]:
+        """Partition and offset of the packs that the store does not take, each tried by itself and rolled back.
+
+        So that a value which nobody foresaw costs one pack, and never stops the others.
+        """
+        refused = set()
+        for batch in batches:
+            for event in batch.events:
+                write = decode([batch._replace(events=[event])], self._catalogue, self.rules)
+                try:
+                    async with self.store.transaction() as transaction:
+                        await transaction.save(replace(write, spans=(), catalogue_version=None))
+                        raise _Tried
+                except _Tried:
+                    pass
+                except Rejected:
+                    refused.add((batch.partition, event.offset))
+        return refused
 
     async def _store(self, write: Write, again: Callable[[Catalogue, Rules], Write]) -> Saved:
         """Save a write, made again from the newest catalogue as often as that changes."""
@@ -316,6 +343,10 @@ class Processing:
         ends = await self.log.ends(Topic.PACKS)
         positions = await self.store.positions(Topic.PACKS)
         return sum(max(end - (positions[p].offset if p in positions else 0), 0) for p, end in ends.items())
+
+
+class _Tried(Exception):
+    """Rolls a trial back."""
 
 
 async def _from_stored(batches: AsyncIterator[Batch], start: Mapping[int, Position]) -> AsyncIterator[Batch]:

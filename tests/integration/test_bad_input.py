@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import cbor2
 import msgspec
 import pytest
-from city import MEASUREMENT, T0, City, labelled, stream, thing
+from city import City
+from city_devices import MEASUREMENT, T0, labelled, stream, thing
 
 from citylab.model import LARGEST_NUMBER
 from citylab.times import now
@@ -346,3 +347,25 @@ def _noise(random_: random.Random, name: str) -> bytes:
             + pack[at + 1 :]
         )
     return pack
+
+
+def test_a_value_that_the_store_refuses_for_a_reason_nobody_foresaw_costs_one_pack(
+    city: City, gateway: str, good: str
+):
+    city.fetch(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'no' USING ERRCODE = 'data_exception'; END $$"
+    )
+    city.fetch(
+        "CREATE TRIGGER refuse BEFORE INSERT ON observations FOR EACH ROW"
+        " WHEN (NEW.result_number = 1234567.5) EXECUTE FUNCTION refuse()"
+    )
+    try:
+        city.pack(gateway, {"n": good, "t": T0, "v": 1234567.5}, {"n": good, "t": T0 + 1, "v": 1})
+        city.pack(gateway, {"n": good, "t": T0 + 2, "v": 2})
+        city.until(lambda: city.results(good) == [2], "the other pack's value")
+        (rejection,) = city.until(lambda: city.rejections(gateway), "the pack among the rejections")
+    finally:
+        city.fetch("DROP TRIGGER refuse ON observations")
+        city.fetch("DROP FUNCTION refuse")
+    assert (rejection.reason, "cannot keep" in rejection.detail) == ("malformed", True)
