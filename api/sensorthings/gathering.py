@@ -18,6 +18,7 @@ from citylab.ports import Store, Transaction
 from citylab.times import format_instant
 
 _MOST = 500  # in one transaction
+_LINGER = 0.001  # s
 _ATTEMPTS = 10  # of a transaction that met another
 _LINKS = frozenset({"Datastream", "FeatureOfInterest"})
 
@@ -84,6 +85,10 @@ class Gathering:
             while self._waiting:
                 batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
                 await self._answer(batch)
+                if (
+                    self._waiting
+                ):  # others write at the same time: let those who have their answer write again
+                    await asyncio.sleep(_LINGER)
         finally:
             self._worker = None
             for waiting in self._waiting:  # cancelled: the server stops

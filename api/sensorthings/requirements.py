@@ -59,7 +59,10 @@ CLASSES = {
 """Requirements classes of which every requirement holds."""
 
 HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
-EXTENSIONS = ("https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",)
+EXTENSIONS = (
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
+)
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 

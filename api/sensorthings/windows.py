@@ -117,7 +117,8 @@ def windowed(query: Query, page: int) -> Windowed | None:
         low, high = (
             (low, at if high is None else min(high, at)) if key.descending else (max(low or at, at), high)
         )
-    return Windowed(by_id, key.descending, low, high, skipped + page + 1, skipped, query.filter is not None)
+    filtered = query.filter is not None and not _is_bound(query.filter, by_id=by_id)
+    return Windowed(by_id, key.descending, low, high, skipped + page + 1, skipped, filtered)
 
 
 def _own(node: Expression) -> bool:
@@ -154,6 +155,13 @@ def _bounds(node: Expression | None, *, by_id: bool) -> tuple[int | None, int | 
     else:
         return None, None
     return start if operator in {"ge", "gt", "eq"} else None, end if operator in {"le", "lt", "eq"} else None
+
+
+def _is_bound(node: Expression, *, by_id: bool) -> bool:
+    """Whether a filter says nothing else than where the window lies."""
+    if isinstance(node, Binary) and node.operator == "and":
+        return _is_bound(node.left, by_id=by_id) and _is_bound(node.right, by_id=by_id)
+    return _bounds(node, by_id=by_id) != (None, None)
 
 
 def _of_token(token: str, *, by_id: bool) -> int | None:

@@ -75,7 +75,7 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
 async def save_observations(connection: Connection, cache: FactsCache, rows: Observations) -> Int64:
     """Store rows that came through the API, inside its transaction; return their ids, int64, shape (n,).
 
-    Their ordinal is their own id, so that they meet no stream row. A listener appends the update to the log.
+    Their ordinal is their own id, so that they meet no stream row. The store tells who waits for updates after the commit.
     """
     return await save_api_rows(connection, await lock_catalogue(connection, cache), rows)
 
@@ -94,7 +94,6 @@ async def save_api_rows(connection: Connection, facts: Facts, rows: Observations
         if not copied:
             await insert(connection, rows, ids, ids)
         await derive(connection, facts, rows.take(order), ids[order], source="api", stream=False)
-        await connection.execute("NOTIFY citylab_updates")
     return ids
 
 

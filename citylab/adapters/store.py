@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import msgspec
@@ -38,6 +38,7 @@ class PostgresTransaction:
     def __init__(self, connection: Connection, cache: FactsCache) -> None:
         self.connection = connection
         self._cache = cache
+        self.has_updates = False
 
     async def fetch(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         with translated():
@@ -90,12 +91,14 @@ class PostgresTransaction:
 
     async def save_observations(self, rows: Observations) -> Int64:
         with translated():
+            self.has_updates = True
             return await save_observations(self.connection, self._cache, rows)
 
     async def create_observations(
         self, rows: Observations | Sequence[Draft], *, now: Micros
     ) -> tuple[Int64, dict[int, str]]:
         with translated():
+            self.has_updates = True
             return await create_observations(self, self.connection, self._cache, rows, now=now)
 
 
@@ -111,6 +114,8 @@ class PostgresStore:
         _hush()
         self._url = url
         self._cache = FactsCache()
+        self._to_tell = False
+        self._telling: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=0,
@@ -134,6 +139,8 @@ class PostgresStore:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        if self._telling is not None:
+            await self._telling
         await self._pool.close()
 
     @asynccontextmanager
@@ -144,12 +151,31 @@ class PostgresStore:
                 if read_only:
                     yield PostgresTransaction(connection, self._cache)
                     return
+                transaction = PostgresTransaction(connection, self._cache)
                 try:
                     async with connection.transaction():
-                        yield PostgresTransaction(connection, self._cache)
+                        yield transaction
                 except BaseException:
                     self._cache.drop()
                     raise
+                if transaction.has_updates:
+                    self._tell()
+
+    def _tell(self) -> None:
+        """Tell who waits for updates, once for all that were committed meanwhile.
+
+        Not inside the transactions: a NOTIFY makes each commit wait until the one before is on disk.
+        """
+        self._to_tell = True
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_all())
+
+    async def _tell_all(self) -> None:
+        with suppress(Unavailable):  # who waits looks by itself every few seconds
+            while self._to_tell:
+                self._to_tell = False
+                async with self.transaction(read_only=True) as transaction:
+                    await transaction.execute("NOTIFY citylab_updates")
 
     async def save(self, write: Write) -> Saved:
         for attempt in range(_ATTEMPTS):

@@ -189,3 +189,31 @@ def test_nothing_to_create_creates_nothing(api, streams):
     assert created(api) == []
     assert created(api, group(streams.plain[0], ["result"])) == []
     assert api.status("/CreateObservations") in {404, 405}
+
+
+def test_rows_of_a_multi_datastream(api, documents):
+    """req/data-array/data-array: results are arrays, of the right size."""
+    units = [{"name": "n", "symbol": s, "definition": "d"} for s in "ab"]
+    document = documents.whole_datastream("Multi")
+    for name in ("unitOfMeasurement", "ObservedProperty"):
+        del document[name]
+    measurement = "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement"
+    document |= {
+        "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_ComplexObservation",
+        "unitOfMeasurements": units,
+        "multiObservationDataTypes": [measurement, measurement],
+        "ObservedProperties": [documents.observed_property(name) for name in ("One", "Two")],
+    }
+    own = api.create("/MultiDatastreams", document)
+    rows = {
+        "MultiDatastream": {"@iot.id": own},
+        "components": ["result"],
+        "dataArray": [[[1, 2]], [3], [[4, 5]]],
+    }
+    outcomes = created(api, rows)
+    assert [outcome.startswith("error") for outcome in outcomes] == [False, True, False]
+    (group,) = api.get(f"/MultiDatastreams({own})/Observations?$resultFormat=dataArray&$select=result")[
+        "value"
+    ]
+    assert group["MultiDatastream@iot.navigationLink"] == f"{api.root}/MultiDatastreams({own})"
+    assert group["dataArray"] == [[[1, 2]], [[4, 5]]]

@@ -67,3 +67,9 @@ def test_ids():
 
 def test_an_empty_store_has_one_window():
     assert window("$orderby=phenomenonTime").windows(Extent(None, None, 0, 1)) == [("-infinity", "infinity")]
+
+
+def test_a_filter_that_only_bounds_the_window_makes_it_no_wider():
+    bounds = "$orderby=phenomenonTime&$filter=phenomenonTime ge 1970-01-02T00:00:00Z and phenomenonTime lt 1970-01-03T00:00:00Z"
+    assert window(bounds).windows(EXTENT)[0] == ("1970-01-02T00:00:00Z", "1970-01-02T00:12:07.2Z")
+    assert window(f"{bounds} and result gt 1").windows(EXTENT)[0][1] > "1970-01-02T01"
