@@ -2,37 +2,31 @@
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import cbor2
 import httpx
 import msgspec
 import psycopg
+from city_devices import SOON, Device, Json, labelled
 from city_engines import Broker, free_port
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage
 
 from citylab.adapters.child import last_lines, stop
 from citylab.settings import Settings
 from citylab.up import SERVICES, Service
 
 T = TypeVar("T")
-Json = dict[str, Any]
-
-SOON = 30.0  # s until a test gives up on something that should happen soon
 ROOT = "citylab/v1/gateways"
-MEASUREMENT = "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement"
 ENTITIES = ("things", "locations", "historical_locations", "sensors", "observed_properties", "datastreams")
-T0 = 1_767_225_600  # 2026-01-01T00:00:00Z, in the past and not far from now
 
 
 class Rejection(NamedTuple):
@@ -87,7 +81,7 @@ class City:
 
     def environment(self) -> dict[str, str]:
         """For a command that finds this city."""
-        return os.environ | self.settings.environment()
+        return clean_environment(**self.settings.environment())
 
     # -- services ----------------------------------------------------------------------------------------------------
 
@@ -265,145 +259,10 @@ def _read_live(lines: Iterator[str], seen: Live) -> None:
                 )
 
 
-class Device:
-    """An MQTT client as a device has it, which also hears what is said to a gateway."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self.heard: list[tuple[str, bytes]] = []
-        self._client = Client(CallbackAPIVersion.VERSION2)
-        self._client.on_message = self._hear
-        self._client.reconnect_delay_set(0.1, 1)
-        self._client.connect(address.hostname or "", address.port or 1883)
-        self._client.loop_start()
-
-    def _hear(self, _client: Client, _data: None, message: MQTTMessage) -> None:
-        self.heard.append((message.topic, message.payload))
-
-    def listen(self, topic: str) -> None:
-        """Hear what comes on a topic from now on."""
-        done: list[int] = []
-        self._client.on_subscribe = lambda *_: done.append(1)
-        self._client.subscribe(topic, 1)
-        deadline = time.monotonic() + SOON
-        while not done:
-            assert time.monotonic() < deadline, f"the broker did not take the subscription to {topic}"
-            time.sleep(0.01)
-
-    def publish(self, topic: str, payload: bytes | str, *, qos: int = 1, retain: bool = False) -> None:
-        self._client.publish(topic, payload, qos=qos, retain=retain).wait_for_publish(SOON)
-
-    def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Publish many without waiting for each."""
-        for sent in [self._client.publish(topic, payload, qos=1) for payload in payloads]:
-            sent.wait_for_publish(SOON)
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-class EdgeAgent:
-    """`citylab edge` as a process, which is told its readings."""
-
-    def __init__(self, city: City, gateway: str, *things: Json) -> None:
-        self.city, self.gateway = city, gateway
-        self.log_file = city.folder / "logs" / f"{gateway}.log"
-        descriptor = city.folder / f"{gateway}.json"
-        descriptor.write_bytes(msgspec.json.encode(things))
-        command = [
-            sys.executable,
-            "-m",
-            "citylab",
-            "edge",
-            "--gateway",
-            gateway,
-            "--descriptor",
-            str(descriptor),
-        ]
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=city.environment()
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        if self.process.stdin:
-            self.process.stdin.close()
-
-    def say(self, name: str, values: Mapping[int, float]) -> None:
-        """Read sensors: a value by the second after T0."""
-        assert self.process.stdin
-        for second, value in values.items():
-            line = msgspec.json.encode({"n": name, "t": T0 + second, "v": value})
-            self.process.stdin.write(line + b"\n")
-        self.process.stdin.flush()
-
-    def end(self, within: float = SOON) -> None:
-        """Let its readings end, and return when all of them are acknowledged."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.city.until(
-            lambda: self.process.poll() is not None, "the edge agent has delivered everything", within
-        )
-        assert self.process.returncode == 0, last_lines(self.log_file)
-
-
-# RFC 8428 §6, Table 4.
-_LABELS = {"bn": -2, "bt": -3, "bu": -4, "bv": -5, "bs": -6, "n": 0, "u": 1, "v": 2, "vs": 3, "vb": 4, "s": 5,
-    "t": 6, "ut": 7, "vd": 8}  # fmt: skip
-
-
-def labelled(record: Json) -> dict[int | str, Any]:
-    """A record with the labels that it has in CBOR."""
-    return {_LABELS.get(name, name): value for name, value in record.items()}
-
-
-def stream(name: str, *, unit: str = "ug/m3", kind: str = MEASUREMENT, title: str = "", **more: Any) -> Json:
-    """A Datastream of a descriptor."""
-    return {
-        "name": title or f"NO2 of {name}",
-        "description": "nitrogen dioxide",
-        "observationType": kind,
-        "unitOfMeasurement": {"name": "microgram per cubic metre", "symbol": unit, "definition": "ucum:ug/m3"},
-        "properties": {"streamName": name, "interval": "PT1S"} | more,
-        "Sensor": {
-            "name": "chemiluminescence", "description": "analyser", "encodingType": "text/html", "metadata": "none",
-        },
-        "ObservedProperty": {
-            "name": "NO2", "definition": "urn:test:no2", "description": "nitrogen dioxide in the air",
-        },
-    }  # fmt: skip
-
-
-def place(longitude: float = 2.17, latitude: float = 41.39, name: str = "street") -> Json:
-    return {
-        "name": name,
-        "description": "where the lamp post stands",
-        "encodingType": "application/geo+json",
-        "location": {"type": "Point", "coordinates": [longitude, latitude]},
-    }
-
-
-def thing(key: str, *streams: Json, at: Json | None = None, name: str = "", **properties: Any) -> Json:
-    """A Thing of a descriptor, with its Location and Datastreams."""
-    return {
-        "name": name or key,
-        "description": "a lamp post",
-        "properties": {"key": key} | properties,
-        "Locations": [at or place()],
-        "Datastreams": list(streams),
-    }
-
-
-def slug(text: str) -> str:
-    """A name that gateways and streams may have."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:56]
+def clean_environment(**more: object) -> dict[str, str]:
+    """Our environment without its settings of Citylab, but with these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CITYLAB_")}
+    return kept | {name: str(value) for name, value in more.items()}
 
 
 def run(*arguments: object, env: dict[str, str], within: float = 60) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,8 @@ from zlib import crc32
 
 import city_engines
 import pytest
-from city import City, running_city, slug
+from city import City, running_city
+from city_devices import slug
 from stores import reachable_folder
 
 KINDS = ("embedded", "real")

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from city import T0, place, stream, thing
+from city_devices import T0, place, stream, thing
 
 from citylab.times import format_instant
 

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 import city_engines
 import msgspec
 import pytest
-from city import City, EdgeAgent, stream, thing
+from city import City
+from city_devices import EdgeAgent, stream, thing
 from city_engines import Broker, DistantStore, EmbeddedLog, EmbeddedStore, Kafka
 from stores import reachable_folder
 

@@ -5,7 +5,8 @@ import sqlite3
 
 import msgspec
 import pytest
-from city import MEASUREMENT, T0, run, stream, thing
+from city import run
+from city_devices import MEASUREMENT, T0, stream, thing
 
 from citylab.times import format_instant, now, parse_instant
 

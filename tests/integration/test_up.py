@@ -15,18 +15,13 @@ from typing import Any, Self
 import city_engines
 import httpx
 import pytest
-from city import run
+from city import clean_environment, run
 from city_engines import Broker
 from stores import reachable_folder
 
 from citylab.cli import COMMANDS
 
 SOON = 60.0  # s
-
-
-def clean_environment(**more: object) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CITYLAB_")}
-    return kept | {name: str(value) for name, value in more.items()}
 
 
 class Up:
