@@ -170,23 +170,29 @@ class Bridge:
             await self.numbered.wait_disconnected()
 
     async def _report(self) -> None:
-        """Say through the log how the bridge is; processing keeps it for /health."""
-        before = 0
-        topic = f"{PLATFORM}/bridges/{self.name}"
+        """Say through the log how the bridge is, at once when it is connected or no longer; processing keeps it."""
+        topic, loop = f"{PLATFORM}/bridges/{self.name}", asyncio.get_running_loop()
+        before, since = 0, loop.time() - REPORT_EVERY
         while True:
+            began, connected = loop.time(), self._connected
             state = {
                 "packs": self.packs,
-                "packs_per_second": round((self.packs - before) / REPORT_EVERY, 1),
+                "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
-                "connected": self.numbered.connected and self.unnumbered.connected,
+                "connected": connected,
             }
-            before = self.packs
+            before, since = self.packs, began
             moment = self.clock()
             event = NewEvent(
                 topic, msgspec.json.encode(state), {"topic": topic, "received-at": str(moment)}, moment
             )
             await self._append_patiently(Topic.STATUS, [event])
-            await asyncio.sleep(REPORT_EVERY)
+            while loop.time() < began + REPORT_EVERY and self._connected is connected:  # noqa: ASYNC110 -- of two, either
+                await asyncio.sleep(0.1)
+
+    @property
+    def _connected(self) -> bool:
+        return self.numbered.connected and self.unnumbered.connected
 
 
 def _check_name(gateway: str) -> None:
