@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 import typer
@@ -91,15 +91,29 @@ async def _accounts(store: Store, gateways: Iterable[str]) -> Counter[str]:
     return Counter(dict(zip(_NAMES, (stored, duplicates, rejected), strict=True)))
 
 
+# What was rejected because it overtook its descriptor is taken up by itself: soon, or as soon as that is registered.
+_OVERTAKING = """
+SELECT EXISTS (SELECT FROM rejections r WHERE r.gateway = ANY(%s) AND r.reason = 'unknown-stream' AND r.closed_at IS NULL
+    AND (EXISTS (SELECT FROM datastreams d WHERE d.stream_name = r.stream)
+        OR NOT EXISTS (SELECT FROM gateways g WHERE g.name = r.gateway AND g.descriptor IS NOT NULL)))
+"""
+
+
 async def _until_stored(store: Store, outboxes: Mapping[str, Outbox]) -> None:
-    """Return when the ledger has every pack that the outboxes numbered."""
-    query = "SELECT received @> int8range(1, %s, '[]') FROM ledger WHERE gateway = %s AND epoch = %s"
+    """Return when the ledger has every pack that the outboxes numbered, and what waits for a descriptor is stored."""
+    received = "SELECT received @> int8range(1, %s, '[]') FROM ledger WHERE gateway = %s AND epoch = %s"
     for gateway, outbox in outboxes.items():
-        while outbox.last:
-            async with store.transaction(read_only=True) as transaction:
-                if (True,) in await transaction.fetch(query, (outbox.last, gateway, outbox.epoch)):
-                    break
-            await asyncio.sleep(0.1)
+        if outbox.last:
+            await _until(store, received, (outbox.last, gateway, outbox.epoch), True)
+    await _until(store, _OVERTAKING, (list(outboxes),), False)
+
+
+async def _until(store: Store, query: str, parameters: Sequence[Any], answer: object) -> None:
+    while True:
+        async with store.transaction(read_only=True) as transaction:
+            if (answer,) in await transaction.fetch(query, parameters):
+                return
+        await asyncio.sleep(0.1)
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:

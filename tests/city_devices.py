@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage
 
-from citylab.adapters.child import last_lines
+from citylab.adapters.child import last_lines, start_child
 
 if TYPE_CHECKING:
     from city import City
@@ -59,6 +59,32 @@ class Device:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+class Command:
+    """A command of `citylab` as a process that can be killed, and started again."""
+
+    def __init__(self, city: "City", *arguments: object) -> None:
+        self.argv = [sys.executable, "-m", "citylab", *map(str, arguments)]
+        self.env = city.environment()
+        self.log_file = city.folder / "logs" / "command.log"
+        self.start()
+
+    def start(self) -> None:
+        self.process = start_child(self.argv, log_file=self.log_file, env=self.env)
+
+    def kill(self) -> None:
+        assert self.process.poll() is None, f"it ended too early:\n{self.said}"
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        return last_lines(self.log_file, 100)
 
 
 class EdgeAgent:

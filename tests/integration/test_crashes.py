@@ -6,7 +6,6 @@ The moments are drawn from CITYLAB_TEST_SEED, else from a seed of the run; a fai
 import os
 import random
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -16,8 +15,8 @@ from typing import Any
 
 import pytest
 from city import City, run
+from city_devices import Command
 
-from citylab.adapters.child import last_lines, start_child
 from citylab.model import Reason
 from simulators import open_data_bcn
 from simulators.playback import Recording
@@ -40,29 +39,6 @@ def file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "air.csv"
     path.write_text(write_air_quality(air_quality_rows(1, first=date(2025, 8, 1), days=31, series=series)))
     return path
-
-
-class Replay:
-    """`citylab replay` as a process that can be killed: all the recording's edge agents."""
-
-    def __init__(self, city: City, file: Path, recording: Recording) -> None:
-        first, last = recording.summary.first, recording.summary.last
-        assert first is not None
-        assert last is not None
-        speed = (last - first) / 1e6 / FLOWS_FOR
-        command = ["replay", "open-data-bcn", file, "--speed", f"{speed:.0f}"]
-        self.argv = [sys.executable, "-m", "citylab", *map(str, command)]
-        self.env = city.environment()
-        self.log_file = city.folder / "replay.log"
-        self.start()
-
-    def start(self) -> None:
-        self.process: subprocess.Popen[bytes] = start_child(self.argv, log_file=self.log_file, env=self.env)
-
-    def kill(self) -> None:
-        assert self.process.poll() is None, f"it ended too early:\n{last_lines(self.log_file)}"
-        self.process.kill()
-        self.process.wait()
 
 
 def values_of(recording: Recording) -> set[tuple[str, int, Any, int]]:
@@ -108,7 +84,8 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
     seed = int(os.environ.get("CITYLAB_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
     sys.stdout.write(f"CITYLAB_TEST_SEED={seed}\n")
     random_ = random.Random(seed)
-    replay = Replay(city, file, recording)
+    recorded_for = (recording.summary.last or 0) - (recording.summary.first or 0)
+    replay = Command(city, "replay", "open-data-bcn", file, "--speed", recorded_for / 1e6 / FLOWS_FOR)
     kill_and_start: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
         "edge agents": (replay.kill, replay.start),
         "ingest": (lambda: city.kill("ingest"), lambda: city.start("ingest")),
@@ -124,7 +101,7 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
         stored = city.until(
             lambda least=wanted: (found := city.fetch(STORED)[0][0]) >= least and found,
             f"{wanted:.0f} values are stored, after which {victim} is killed; the replay says:\n"
-            + last_lines(replay.log_file),
+            + replay.said,
             within=60,
         )
         sys.stdout.write(f"killing {victim} at {stored} of {len(expected)} values\n")
@@ -135,7 +112,7 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
         start()
 
     city.until(lambda: replay.process.poll() is not None, "the replay ends", within=90)
-    assert replay.process.returncode == 0, last_lines(replay.log_file)
+    assert replay.process.returncode == 0, replay.said
     found = values_in(city)
     assert len(found) == len(expected), "a row is there twice, or missing"
     assert set(found) == expected

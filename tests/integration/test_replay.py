@@ -3,13 +3,13 @@
 import re
 import signal
 import subprocess
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 from city import City, clean_environment, run
+from city_devices import Command
 
 from simulators import drive_test, open_data_bcn
 from simulators.recordings import (
@@ -122,18 +122,11 @@ def test_a_replay_that_is_interrupted_goes_on_where_it_was(city, file):
     file.write_text(file.read_text().replace(",43,", ",44,").replace(",57,", ",58,"))
     recording = open_data_bcn.read(file)
     count = recording.summary.values
-    arguments = ["-m", "citylab", "replay", "open-data-bcn", str(file), "--speed", "30000"]
-    process = subprocess.Popen(
-        [sys.executable, *arguments], env=city.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        city.until(lambda: values_in(city, recording), "it has begun")
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, said
+    interrupted = Command(city, "replay", "open-data-bcn", file, "--speed", 30_000)
+    city.until(lambda: values_in(city, recording), "it has begun")
+    interrupted.process.send_signal(signal.SIGINT)
+    city.until(lambda: interrupted.ended, "it ends")
+    assert interrupted.process.returncode == 0, interrupted.said
     stored = sum(map(len, values_in(city, recording).values()))
     assert 0 < stored < count
 
@@ -145,6 +138,30 @@ def test_a_replay_that_is_interrupted_goes_on_where_it_was(city, file):
 
 
 LINES = MADE.splitlines()
+
+
+def test_what_overtook_its_descriptor_is_waited_for(own_city, file):
+    city, recording = own_city, open_data_bcn.read(file)
+    count = recording.summary.values
+    # Nothing can be registered: as if a statement took too long.
+    city.fetch(
+        "CREATE FUNCTION not_now() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = 'query_canceled'; END $$"
+    )
+    city.fetch("CREATE TRIGGER not_now BEFORE INSERT ON things EXECUTE FUNCTION not_now()")
+    replay = Command(city, "replay", "open-data-bcn", file, "--speed", "max")
+    refused = "SELECT coalesce(sum(rejected), 0)::bigint FROM ledger"
+    city.until(lambda: city.fetch(refused) == [(count,)], "all has come, and has no stream")
+    city.stays(lambda: not replay.ended, "the replay waits", 1.0)
+
+    city.fetch("DROP TRIGGER not_now ON things")
+
+    city.until(lambda: replay.ended, "the replay ends")
+    assert replay.process.returncode == 0, replay.said
+    assert f"{count} values new, 0 there already, 0 rejected" in replay.said
+    assert values_in(city, recording) == values_of(recording)
+
+
 UNREADABLE = {
     "empty": ("", "air.csv is empty"),
     "header-only": (LINES[0] + "\n", "air.csv has a header and no rows"),
