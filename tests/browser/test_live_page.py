@@ -5,7 +5,8 @@ import json
 import re
 import time
 
-from city import City, place, stream, thing
+from city import City
+from city_devices import place, stream, thing
 from playwright.async_api import expect
 
 
