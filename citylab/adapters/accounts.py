@@ -1,8 +1,9 @@
 """What a write accounts for: the log's positions, rejections, and the ledger of each gateway."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64
-from citylab.model import Micros, Position
+from citylab.model import Position
 from citylab.writes import NewRejection, PositionMoved, Span, Write
 
 CONSUMER = "processing"
 REJECTIONS_KEPT = 10_000  # rows a gateway; what is beyond is counted in the ledger alone
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 2_000, 8 << 20  # of rejections in a statement
 
 
 async def take_positions(connection: Connection, spans: Sequence[Span]) -> None:
@@ -81,28 +83,66 @@ async def keep_rejections(
         "SELECT gateway, count(*) FROM rejections WHERE gateway = ANY(%s) GROUP BY gateway", (gateways,)
     )
     kept: dict[str, int] = dict(await cursor.fetchall())
-    new = []
-    for rejection in rejections:
-        r = write.receipts[rejection.receipt]
-        if kept.get(r.gateway, 0) >= REJECTIONS_KEPT:
-            new.append(True)
-            continue
-        cursor = await connection.execute(
-            'INSERT INTO rejections (gateway, epoch, seq, topic, partition, "offset", record, reason, detail, stream,'
-            " content, payload, received_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            (
-                r.gateway, r.epoch, r.seq, r.topic, r.partition, r.offset, rejection.record, rejection.reason,
-                rejection.detail, rejection.stream, rejection.content, rejection.payload, _moment(r.received_at),
-            ),
-        )  # fmt: skip
-        new.append(cursor.rowcount == 1)
-        kept[r.gateway] = kept.get(r.gateway, 0) + cursor.rowcount
+    new = [True] * len(rejections)
+    within: list[int] = []  # the quota
+    for i, rejection in enumerate(rejections):
+        gateway = write.receipts[rejection.receipt].gateway
+        kept[gateway] = kept.get(gateway, 0) + 1
+        if kept[gateway] <= REJECTIONS_KEPT:
+            within.append(i)
+    for some in _portions(rejections, within):
+        keys = await _insert_rejections(connection, [_row(write, rejections[i]) for i in some])
+        for i in some:
+            key = _key(_row(write, rejections[i]))
+            new[i] = key in keys
+            keys.discard(key)  # what comes twice in one write is kept once
     return new
 
 
-def _moment(micros: Micros) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+_Row = tuple[str, int, int, str, int, int, int, str, str, str | None, str | None, bytes | None, datetime]
+
+
+def _row(write: Write, rejection: NewRejection) -> _Row:
+    r = write.receipts[rejection.receipt]
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=r.received_at)
+    return (
+        r.gateway, r.epoch, r.seq, r.topic, r.partition, r.offset, rejection.record, rejection.reason,
+        rejection.detail, rejection.stream, rejection.content, rejection.payload, moment,
+    )  # fmt: skip
+
+
+def _key(row: Sequence[Any]) -> tuple[Any, ...]:
+    """What is unique of a rejection: the unique indexes' columns."""
+    gateway, epoch, seq, topic, partition, offset, record, reason = row[:8]
+    return (gateway, epoch, seq, record, reason) if epoch else (topic, partition, offset, record, reason)
+
+
+def _portions(rejections: Sequence[NewRejection], indexes: Sequence[int]) -> Iterator[list[int]]:
+    """Indexes of rejections that go into one statement."""
+    some: list[int] = []
+    size = 0
+    for i in indexes:
+        some.append(i)
+        size += len(rejections[i].payload or b"")
+        if len(some) >= _ROWS_AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+async def _insert_rejections(connection: Connection, rows: Sequence[_Row]) -> set[tuple[Any, ...]]:
+    """Insert those that are not there; return their keys."""
+    cursor = await connection.execute(
+        'INSERT INTO rejections (gateway, epoch, seq, topic, partition, "offset", record, reason, detail, stream,'
+        " content, payload, received_at) SELECT g, e, s, t, p, o, r, why, d, n, c::jsonb, b, at FROM unnest(%s::text[],"
+        " %s::int8[], %s::int8[], %s::text[], %s::int4[], %s::int8[], %s::int4[], %s::text[], %s::text[], %s::text[],"
+        " %s::text[], %s::bytea[], %s::timestamptz[]) WITH ORDINALITY"
+        " AS q (g, e, s, t, p, o, r, why, d, n, c, b, at, i) ORDER BY i ON CONFLICT DO NOTHING"
+        ' RETURNING gateway, epoch, seq, topic, partition, "offset", record, reason',
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    return {_key(row) for row in await cursor.fetchall()}
 
 
 async def account(
