@@ -26,12 +26,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Pace:
-    """How much a transaction holds. A batch grows while the one before it is written, up to these; linger in seconds."""
+    """How much a transaction holds: a batch grows while the one before it is written, up to these.
+
+    In seconds, linger: for more packs when there are few; fold_every: between two folds; descriptors_within: how long packs of
+    unknown streams wait for descriptors that the log has and the store has not.
+    """
 
     most_events: int = 1_000
     most_bytes: int = 3 << 20
     linger: float = 0.02
     fold_every: float = 1.0
+    descriptors_within: float = 2.0
 
 
 @dataclass
@@ -159,7 +164,23 @@ class Processing:
             while not read.empty() and _events(batches) < self.pace.most_events:
                 batches.append(read.get_nowait())
             write = await asyncio.to_thread(decode, batches, self._catalogue, self.rules)
+            if any(rejection.reason == Reason.UNKNOWN_STREAM for rejection in write.rejections):
+                await self._await_descriptors()  # saving notices a changed catalogue, and decodes again
             await decoded.put((batches, write))
+
+    async def _await_descriptors(self) -> None:
+        """Wait a moment until what the log has of descriptors is registered: the stream may be in there.
+
+        Else a backlog, in which packs are read beside their descriptors, would become rejections beyond their quota.
+        """
+        ends = {p: end for p, end in (await self.log.ends(Topic.DESCRIPTORS)).items() if end}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.pace.descriptors_within
+        while Topic.DESCRIPTORS not in self.figures.problems and loop.time() < deadline:
+            stored = await self.store.positions(Topic.DESCRIPTORS)
+            if all(p in stored and stored[p].offset >= end for p, end in ends.items()):
+                return
+            await asyncio.sleep(0.05)
 
     async def _save(self, decoded: asyncio.Queue[tuple[list[Batch], Write]]) -> None:
         while True:

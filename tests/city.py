@@ -128,6 +128,14 @@ class City:
         """Publish below `citylab/v1/gateways/`, and wait for the PUBACK."""
         self.device.publish(f"{ROOT}/{topic}", payload, qos=qos, retain=retain)
 
+    def accepts(self, topic: str, payload: bytes) -> bool:
+        """Whether the broker acknowledges a message, or disconnects the client that sends it."""
+        device = Device(self.settings.broker_url, reconnect=False)
+        sent = device.offer(f"{ROOT}/{topic}", payload)
+        self.until(lambda: sent.is_published() or not device.connected, "the broker has judged the message")
+        device.close()
+        return sent.is_published()
+
     def descriptor(self, gateway: str, *things: Any) -> None:
         """Publish what a gateway says of itself, retained as it should be."""
         document = things[0] if len(things) == 1 else things

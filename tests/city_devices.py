@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage
+from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage, MQTTMessageInfo
 
 from citylab.adapters.child import last_lines, start_child
 
@@ -26,10 +26,10 @@ T0 = 1_767_225_600  # 2026-01-01T00:00:00Z, in the past and not far from now
 class Device:
     """An MQTT client as a device has it, which also hears what is said to a gateway."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, reconnect: bool = True) -> None:
         address = urlsplit(url)
         self.heard: list[tuple[str, bytes]] = []
-        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client = Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=reconnect)
         self._client.on_message = self._hear
         self._client.reconnect_delay_set(0.1, 1)
         self._client.connect(address.hostname or "", address.port or 1883)
@@ -37,6 +37,10 @@ class Device:
 
     def _hear(self, _client: Client, _data: None, message: MQTTMessage) -> None:
         self.heard.append((message.topic, message.payload))
+
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected()
 
     def listen(self, topic: str) -> None:
         """Hear what comes on a topic from now on."""
@@ -47,6 +51,14 @@ class Device:
         while not done:
             assert time.monotonic() < deadline, f"the broker did not take the subscription to {topic}"
             time.sleep(0.01)
+
+    def offer(self, topic: str, payload: bytes) -> MQTTMessageInfo:
+        """Publish without waiting."""
+        deadline = time.monotonic() + SOON
+        while not self.connected:
+            assert time.monotonic() < deadline, "the broker takes no connection"
+            time.sleep(0.01)
+        return self._client.publish(topic, payload, qos=1)
 
     def publish(self, topic: str, payload: bytes | str, *, qos: int = 1, retain: bool = False) -> None:
         self._client.publish(topic, payload, qos=qos, retain=retain).wait_for_publish(SOON)
@@ -64,11 +76,18 @@ class Device:
 class Command:
     """A command of `citylab` as a process that can be killed, and started again."""
 
-    def __init__(self, city: "City", *arguments: object) -> None:
+    def __init__(self, city: "City", *arguments: object, **environment: str) -> None:
         self.argv = [sys.executable, "-m", "citylab", *map(str, arguments)]
-        self.env = city.environment()
-        self.log_file = city.folder / "logs" / "command.log"
+        self.env = city.environment() | environment
+        self.log_file = city.folder / "logs" / f"command-{arguments[0]}.log"
         self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self.ended:
+            self.kill()
 
     def start(self) -> None:
         self.process = start_child(self.argv, log_file=self.log_file, env=self.env)

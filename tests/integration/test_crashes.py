@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from city import City, run
-from city_devices import Command
+from city_devices import T0, Command, stream, thing
 
 from citylab.model import Reason
 from simulators import open_data_bcn
@@ -24,7 +24,7 @@ from simulators.recordings import air_quality_rows, write_air_quality
 
 RECORDED = Path(__file__).parents[3] / "shared" / "data" / "2025_08_Agost_qualitat_aire_BCN.csv"
 KILLS = 3  # of each: bridge, processing, edge agents
-FLOWS_FOR = 12.0  # s that the replay would take if nobody killed
+FLOWS_FOR = 10.0  # s that the replay would take if nobody killed
 STORED = "SELECT coalesce(sum(count), 0)::bigint FROM latest"
 TABLES = ("observations", "latest", "aggregates", "rejections", "things", "locations", "historical_locations",
     "sensors", "observed_properties", "datastreams", "features_of_interest")  # fmt: skip
@@ -133,3 +133,57 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
     assert f"0 values new, {len(expected):,} there already, 0 rejected" in again.stdout
     city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
     assert tables_of(city) == before_again
+
+
+def test_what_devices_say_while_the_bridge_is_away_waits_at_the_broker(own_city):
+    city = own_city
+    city.register("lamp", thing("lamp", stream("lamp/a")))
+    city.fetch("UPDATE things SET name = 'edited' WHERE key = 'lamp'")
+    city.kill("ingest")
+
+    for second in range(20):
+        city.pack("lamp", {"n": "lamp/a", "t": T0 + second, "v": second})
+    city.descriptor("post", thing("post", stream("post/a")))
+    city.pack("post", {"n": "post/a", "t": T0, "v": 1})
+    city.start("ingest")
+
+    city.until(lambda: city.results("lamp/a") == list(range(20)), "every reading is stored")
+    city.until(lambda: city.results("post/a") == [1], "the new gateway is registered, and its reading stored")
+    # The bridge has got the retained descriptor again, and has changed nothing by it.
+    assert city.datastream("lamp/a")["Thing"]["name"] == "edited"
+    assert len(city.fetch("SELECT 1 FROM observations")) == 21
+
+
+def test_a_backlog_is_not_judged_before_its_descriptors(own_city, file):
+    city, recording = own_city, open_data_bcn.read(file)
+    city.kill("processing")
+    replay = Command(city, "replay", "open-data-bcn", file, "--speed", "max")
+    city.until(lambda: set(unacknowledged(city)) == set(recording.parts), "the agents have begun")
+    city.until(lambda: not any(unacknowledged(city).values()), "the log has all packs")
+    assert not replay.ended, f"nothing is stored, and it has ended: {replay.said}"
+
+    city.start("processing")
+
+    city.until(lambda: replay.ended, "the replay ends", within=60)
+    assert f"{recording.summary.values:,} values new, 0 there already, 0 rejected" in replay.said
+    assert set(values_in(city)) == values_of(recording)
+    assert city.fetch("SELECT count(*) FROM rejections") == [(0,)]
+
+
+def test_several_bridges_and_processors_share_the_work_and_store_nothing_twice(own_city, file):
+    city, recording = own_city, open_data_bcn.read(file)
+    expected = values_of(recording)
+    with Command(city, "ingest", CITYLAB_BRIDGE_NAME="2") as bridge, Command(city, "processing") as processor:
+        city.until(
+            lambda: city.fetch("SELECT 1 FROM services WHERE name = 'ingest 2'"), "the second bridge reports"
+        )
+        replayed = run("replay", "open-data-bcn", file, "--speed", "max", env=city.environment(), within=120)
+
+        assert replayed.returncode == 0, f"{replayed.stderr}\n{city.story()}"
+        assert not bridge.ended, bridge.said
+        assert not processor.ended, processor.said
+    found = values_in(city)
+    assert len(found) == len(expected)
+    assert set(found) == expected
+    packs = "SELECT name, (state ->> 'packs')::int FROM services WHERE name LIKE 'ingest%%'"
+    city.until(lambda: all(count > 0 for _, count in city.fetch(packs)), "both bridges have taken packs")
