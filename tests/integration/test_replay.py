@@ -11,6 +11,7 @@ import pytest
 from city import City, clean_environment, run
 from city_devices import Command
 
+from citylab.times import parse_instant
 from simulators import drive_test, open_data_bcn
 from simulators.recordings import (
     Cell,
@@ -73,6 +74,10 @@ def test_a_file_arrives_whole_and_again_changes_nothing(city, file):
     assert (said["stored"], said["duplicates"], said["rejected"]) == (0, count, 0)
     assert said["file"]["values"] == count
     assert values_in(city, recording) == values_of(recording)
+    for name, values in values_of(recording).items():
+        station = city.datastream(name)  # as the API tells it
+        told = [(parse_instant(one["phenomenonTime"]), one["result"]) for one in station["Observations"]]
+        assert told == values
     station = city.datastream("bcn-air/43/NO2")
     assert station["unitOfMeasurement"]["symbol"] == "µg/m³"
     assert station["properties"] | {"interval": "PT1H", "stamp": "end"} == station["properties"]
