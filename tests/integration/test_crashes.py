@@ -181,8 +181,8 @@ def test_several_bridges_and_processors_share_the_work_and_store_nothing_twice(o
         assert replayed.returncode == 0, f"{replayed.stderr}\n{city.story()}"
         assert not bridge.ended, bridge.said
         assert not processor.ended, processor.said
+        packs = "SELECT name, (state ->> 'packs')::int FROM services WHERE name LIKE 'ingest%%'"
+        city.until(lambda: all(count > 0 for _, count in city.fetch(packs)), "both bridges report packs")
     found = values_in(city)
     assert len(found) == len(expected)
     assert set(found) == expected
-    packs = "SELECT name, (state ->> 'packs')::int FROM services WHERE name LIKE 'ingest%%'"
-    city.until(lambda: all(count > 0 for _, count in city.fetch(packs)), "both bridges have taken packs")
