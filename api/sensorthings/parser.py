@@ -235,6 +235,7 @@ class Parser:
             token = self._take()
             if token.kind != "name" or not token.text.startswith("$"):
                 raise Fault(token.at, "an option such as $filter was expected")
+            token = token._replace(text=token.text.lower())
             self._expect("=")
             start = self._peek().at
             options.read(token, self)
