@@ -181,24 +181,20 @@ class Compiler:
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
-        """One row with the property's JSON text (as a value: its raw text) or null, or no row."""
+        """One row with the property's JSON text or null, and as a value its raw text or null; or no row."""
         statement = Statement(self._visible)
         row = Row.new(statement, resource.entity_type)
         known = resource.of_property
         if known is None:
-            sql = f"{row.column('id')}::text"
+            json, raw = (f"{row.column('id')}::text",) * 2
         else:
             columns = [row.column(c, computed=known.computed) for c in known.columns]
-            sql = property_json(known, columns)
+            json, raw = property_json(known, columns), "NULL"
             if resource.members or resource.value:
-                sql = f"({sql})::jsonb"
-            sql = member_sql(sql, resource.members, statement.parameters)
-            if resource.value:
-                sql = f"({sql}) #>> '{{}}'"
-            elif resource.members:
-                sql = f"({sql})::text"
+                json = member_sql(f"({json})::jsonb", resource.members, statement.parameters)
+                json, raw = f"({json})::text", f"({json}) #>> '{{}}'"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
+        return Compiled(f"SELECT {json}, {raw} FROM {row.from_item()}{where}", statement.parameters.values)
 
     def matching(self, resource: Resource, query: Query) -> Compiled:
         """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
