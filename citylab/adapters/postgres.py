@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from citylab.errors import Rejected, Unavailable
+from citylab.errors import Rejected, TimedOut, Unavailable
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -20,7 +20,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except errors.QueryCanceled as error:
-        raise Unavailable("store", "a statement took longer than its time-out", retry_after=5) from error
+        raise TimedOut("store", "a statement took longer than its time-out", retry_after=5) from error
     except (errors.DeadlockDetected, errors.SerializationFailure) as error:
         raise Unavailable("store", "two transactions met; this one was rolled back", retry_after=0) from error
     except errors.UniqueViolation as error:
