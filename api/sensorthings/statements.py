@@ -24,6 +24,7 @@ from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_li
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
+LARGEST_TEXT = 8 << 20  # bytes of the entities on a page with others inside them
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
 
@@ -242,6 +243,23 @@ class Compiler:
         pieces, joins = self.entity_json(page, query, reference=reference, nested=nested)
         token = token_sql([page.column(key.sql) for key in rows.keys])
         name = page.alias
+        if joins:
+            # What is inside multiplies from level to level: a page ends where its text would become too long.
+            text = (
+                f"SELECT {concat(pieces)} AS j, {token} AS token, {name}.n"
+                f" FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)} OFFSET 0"
+            )
+            sized = (
+                f"SELECT *, sum(octet_length(j)) OVER (ROWS UNBOUNDED PRECEDING) AS size FROM ({text}) AS t"
+            )
+            fits = f"{name}.n <= {top} AND ({name}.size <= {LARGEST_TEXT} OR {name}.n = 1)"
+            return Parts(
+                f"string_agg({name}.j, ',') FILTER (WHERE {fits})",
+                "count(*)",
+                f"CASE WHEN bool_or(NOT ({fits})) AND {top} > 0"
+                f" THEN (array_agg({name}.token ORDER BY {name}.n DESC) FILTER (WHERE {fits}))[1] END",
+                f"FROM ({sized}) AS {name}",
+            )
         return Parts(
             f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
             "count(*)",

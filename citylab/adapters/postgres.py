@@ -11,6 +11,12 @@ from psycopg_pool import PoolTimeout
 from citylab.errors import Rejected, TimedOut, Unavailable
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+_TOO_MUCH = (
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyArguments,
+    errors.TooManyColumns,
+)
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
@@ -27,7 +33,7 @@ def translated() -> Iterator[None]:
         raise Rejected("conflict", "an entity with this key exists already") from error
     except errors.ForeignKeyViolation as error:
         raise Rejected("conflict", "an entity that this refers to does not exist (any more)") from error
-    except (psycopg.DataError, errors.ProgramLimitExceeded) as error:
+    except (psycopg.DataError, *_TOO_MUCH) as error:
         raise Rejected("malformed", "a value that the store cannot hold") from error
     except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
         raise Unavailable(
