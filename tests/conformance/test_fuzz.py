@@ -37,6 +37,8 @@ def attempt(api, method, path, **options):
     said = f"{method} {path} {options}: {response.status_code} {response.text[:500]}"
     assert response.status_code in ANSWERS, said
     assert time.monotonic() - began < SECONDS, said
+    if response.content and response.headers["content-type"] == "application/json":
+        response.json()
     if response.status_code >= 400 and method != "HEAD":
         assert set(response.json()) == {"code", "type", "message"}, said
     return response
@@ -202,7 +204,8 @@ def test_any_bulk_and_batch(api, city, value, member):
     attempt(api, "POST", "/CreateObservations", content=encoded([group | {member: value}]))
     request = {"id": "1", "method": "post", "url": "Observations", "body": {"result": 1, "Datastream": link}}
     later = {"id": "2", "method": "patch", "url": "$1", "body": {"result": value}}
-    for batch in ({"requests": [request | {member: value}, later]}, {"requests": value}, value):
+    last = {"id": "3", "method": "delete", "url": "$1"}
+    for batch in ({"requests": [request | {member: value}, later, last]}, {"requests": value}, value):
         attempt(api, "POST", "/$batch", content=encoded(batch), headers={"content-type": "application/json"})
 
 
