@@ -122,7 +122,8 @@ class SensorThings:
             if action == "$batch":
                 return await answer_batch(request, self._store, self.answer, refusal)
             if action == "CreateObservations":
-                return await self._write(request, creation_of_rows(request, self._writes, self._clock()))
+                creation = await creation_of_rows(request, self._writes, self._clock())
+                return await self._write(request, creation)
             return await self._post(read_resource(path), request)
         if request.method in {"PATCH", "PUT"}:
             return await self._change(read_resource(path), request)
