@@ -141,7 +141,7 @@ def _values(entity_type: EntityType, members: Mapping[str, msgspec.Raw], where: 
     for name, raw in members.items():
         known = entity_type.properties.get(name)
         if known is None:
-            if "@iot." not in name and name not in entity_type.relations:
+            if "@" not in name and name not in entity_type.relations:
                 _refuse(where, f"{entity_type.name} has no property {name!r}")
         elif not known.computed:
             value = _value(known, raw, where)

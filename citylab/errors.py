@@ -7,6 +7,7 @@ class CitylabError(Exception):
     CitylabError
     ├── ConfigurationError   stop; the message names the setting and what would be right
     ├── Unavailable          try again after `retry_after` seconds
+    │   └── TimedOut         or ask for less at once
     ├── PositionLost         stop this partition and say so in /health
     └── Rejected             never try again; `reason` is one of the contracts' table
     """
@@ -23,6 +24,10 @@ class Unavailable(CitylabError):
         super().__init__(f"the {engine} does not answer: {why}")
         self.engine = engine
         self.retry_after = retry_after
+
+
+class TimedOut(Unavailable):
+    """An engine stopped at its time-out what it was asked for; the same again may well take as long."""
 
 
 class PositionLost(CitylabError):

@@ -15,7 +15,7 @@ from api.health import Check, Health, _Figures
 from api.sensorthings.errors import status_of
 from citylab import errors
 from citylab.cli import COMMANDS
-from citylab.errors import CitylabError, ConfigurationError, PositionLost, Rejected, Unavailable
+from citylab.errors import CitylabError, ConfigurationError, PositionLost, Rejected, TimedOut, Unavailable
 from citylab.model import Reason
 from citylab.settings import FOREIGN, FOREIGN_PREFIXES, PREFIX, Settings, is_secret
 
@@ -62,6 +62,7 @@ REASONS = {
 EXAMPLES: Sequence[tuple[CitylabError, str]] = (
     (ConfigurationError(""), "2"),
     (Unavailable("", ""), "1"),
+    (TimedOut("", ""), "1"),
     (PositionLost("", 0, ""), "1"),
     (Rejected(Reason.MALFORMED, ""), "1"),
 )

@@ -4,6 +4,7 @@ Plain is a group whose results are numbers and whose times are such as 2026-05-0
 row, as a POST of each row would be, and says of each row that cannot be stored why.
 """
 
+import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,8 @@ _SERIES = tuple(name for name in ("Datastream", "MultiDatastream") if name in OB
 _PLAIN = frozenset({"phenomenonTime", "resultTime", "result", _FEATURE, *_IGNORED})
 _NUMBER = re.compile(rb'"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+\-]?[0-9]+)?"')
 _LONGEST_PLAIN = 15  # digits that a float64 gives back exactly, written without an exponent
+
+_LONG = 100_000  # bytes
 
 _rows = msgspec.json.Decoder(list[list[msgspec.Raw]])
 _raw_rows = msgspec.json.Decoder(list[msgspec.Raw])
@@ -242,11 +245,15 @@ def _draft(components: Sequence[str], row: msgspec.Raw, series: str, link: msgsp
 # Storing ------------------------------------------------------------------------------------------------------------
 
 
-def creation_of_rows(
+async def creation_of_rows(
     request: Request, writes: EntityWrites, now: Micros
 ) -> Callable[[Transaction], Awaitable[Answer]]:
     """Read a request; return what answers it in a transaction: for each row its link, or why it is nothing."""
-    groups = read_groups(request.body, now)
+    # A long document would keep everybody waiting while it is read.
+    is_long = len(request.body) > _LONG
+    groups = (
+        await asyncio.to_thread(read_groups, request.body, now) if is_long else read_groups(request.body, now)
+    )
 
     async def create(transaction: Transaction) -> Answer:
         outcomes = await _store_groups(transaction, writes, groups, now=now)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from citylab.errors import CitylabError, Rejected, Unavailable
+from citylab.errors import CitylabError, Rejected, TimedOut, Unavailable
 from citylab.model import Reason
 
 _TYPES = {
@@ -70,6 +70,11 @@ def message_of(error: CitylabError) -> str:
     match error:
         case Rejected():
             return error.detail
+        case TimedOut():
+            return (
+                "this takes longer than a request may (CITYLAB_STATEMENT_SECONDS): ask for less at once, by a narrower"
+                " $filter, a smaller $top, fewer levels of $expand, or without $count"
+            )
         case Unavailable():
             return f"the {error.engine} does not answer in time; try again in a moment"
         case _:

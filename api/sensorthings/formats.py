@@ -7,18 +7,26 @@ import csv
 import io
 from typing import NamedTuple
 
+import msgspec
+
 from api.sensorthings.errors import Fault, RequestError
 from api.sensorthings.expressions import unknown
-from api.sensorthings.members import select
+from api.sensorthings.members import Members, member_jsonb, select
 from api.sensorthings.ordering import token_sql
 from api.sensorthings.resource import Resource
 from api.sensorthings.rows import Row, is_related
 from api.sensorthings.statements import Compiled, Compiler, Parts, Rows, located
 from api.sensorthings.syntax import Query
-from citylab.entities import GEOJSON_ENCODINGS, OBSERVATION, EntityType, Kind, Property, target
+from citylab.entities import GEOJSON_ENCODINGS, OBSERVATION, EntityType, Kind, target
 from citylab.entity_json import BASE, Piece, Sql, concat, literal, number_text, property_json
 
 _SERIES = tuple(relation for relation in OBSERVATION.relations.values() if relation.either)
+
+
+def _path_text(path: Members) -> str:
+    """A path as `$select` writes it."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f"/{step}" for step in path)[1:]
+
 
 # Data arrays --------------------------------------------------------------------------------------------------------
 
@@ -29,29 +37,31 @@ def data_array(rows: Rows, query: Query, top: int) -> Parts:
     if query.expand:
         raise RequestError(400, "$expand: a data array holds the Observations' own properties only")
     with located("$select", query):
-        selection = select(OBSERVATION, query.select, links=False)
-        if any(selection.properties.values()):
-            raise Fault(0, "members cannot be selected in a data array", unsupported=True)
+        paths = select(OBSERVATION, query.select, links=False).paths
     names: list[str] = []
     cells: list[Piece] = []
-
-    def add(name: str, *pieces: Piece) -> None:
-        names.append(f'"{name}"')
-        cells.extend([",", *pieces])
-
     own = Sql(page.column(page.row.column("id")))
     link: list[Piece] = ['"', Sql(BASE), "Observations(", own, ")"]
-    if "id" in selection.control:
-        add("id", own)
-    if "selfLink" in selection.control and query.select:
-        add("@iot.selfLink", *link, '"')
-    for name in selection.properties:
-        known = OBSERVATION.properties[name]
-        json = property_json(known, page.property(known))
-        add(name, Sql(json if known.always and not known.nullable else f"coalesce({json}, 'null')"))
-    for name in OBSERVATION.relations:
-        if name in selection.links and OBSERVATION.relations[name] not in _SERIES:
-            add(f"{name}@iot.navigationLink", *link, f'/{name}"')
+    for path in paths:
+        first, *members = path
+        relation = OBSERVATION.relations.get(str(first))
+        if relation in _SERIES:
+            continue  # in the group's link
+        name = _path_text(path)
+        pieces: list[Piece] = [own]
+        if relation is not None:
+            name, pieces = f"{name}@iot.navigationLink", [*link, f'/{name}"']
+        elif first == "@iot.selfLink":
+            pieces = [*link, '"']
+        elif first != "id":
+            known = OBSERVATION.properties[str(first)]
+            columns = page.property(known)
+            json = property_json(known, columns)
+            if members:
+                json = f"{member_jsonb(known, columns, path[1:], page.row.statement.parameters)}::text"
+            pieces = [Sql(f"coalesce({json}, 'null')")]
+        names.append(msgspec.json.encode(name).decode())
+        cells += [",", *pieces]
     series = [page.column(page.row.column(_SERIES[0].column))]
     series += [page.column(r.either.holds.format(row=page.row.alias)) for r in _SERIES if r.either]
     token = token_sql([page.column(key.sql) for key in rows.keys])
@@ -101,14 +111,14 @@ def _bracketed(cells: list[Piece]) -> list[Piece]:
 
 
 class _Column(NamedTuple):
-    """A column of a table: through which to-one relations, and the property, None for the id."""
+    """A column of a table: through which to-one relations, and the property or the member of one, or the id."""
 
     relations: tuple[str, ...]
-    known: Property | None
+    path: Members
 
     @property
     def name(self) -> str:
-        return "/".join([*self.relations, "id" if self.known is None else self.known.name])
+        return "/".join([*self.relations, _path_text(self.path)])
 
 
 class Table:
@@ -128,7 +138,7 @@ class Table:
             row = rows.page.row
             for name in column.relations:
                 row = row.related(row.entity_type.relations[name])
-            pieces += [",", Sql(_cell(rows, row, column.known))]
+            pieces += [",", Sql(_cell(rows, row, column.path))]
         return concat([*pieces[1:], "\r\n"]), []
 
 
@@ -137,11 +147,9 @@ def _columns(entity_type: EntityType, query: Query, relations: tuple[str, ...]) 
     for option in {"$filter", "$orderby", "$top", "$skip", "$count"} & query.texts.keys() if nested else ():
         raise RequestError(400, f"$expand: {option} has no meaning for the columns of a table")
     with located("$select", query, nested=nested):
-        selection = select(entity_type, query.select, links=False)
-        if any(selection.properties.values()):
-            raise Fault(0, "members cannot be columns of a table", unsupported=True)
-    found = [_Column(relations, None)] if "id" in selection.control else []
-    found += [_Column(relations, entity_type.properties[name]) for name in selection.properties]
+        paths = select(entity_type, query.select, links=False).paths
+    own = {"id", *entity_type.properties}
+    found = [_Column(relations, path) for path in paths if path[0] in own]
     with located("$expand", query, nested=nested):
         for expand in query.expand:
             relation = entity_type.relations.get(expand.relation)
@@ -153,20 +161,22 @@ def _columns(entity_type: EntityType, query: Query, relations: tuple[str, ...]) 
     return found
 
 
-def _cell(rows: Rows, row: Row, known: Property | None) -> str:
-    if known is None:
+def _cell(rows: Rows, row: Row, path: Members) -> str:
+    first, *members = path
+    if first == "id":
         return rows.page.column(row.column("id"))
+    known = row.entity_type.properties[str(first)]
     columns = [rows.page.column(row.column(c, computed=known.computed)) for c in known.columns]
     match known.kind:
         case Kind.TEXT:
             return _quoted(columns[0])
         case Kind.INSTANT | Kind.TIME | Kind.INTERVAL:
             return f"trim('\"' FROM {property_json(known, columns)})"
-        case Kind.RESULT:
+        case Kind.RESULT if not members:
             text = _quoted(f"({columns[1]} #>> '{{}}')")
             return f"CASE WHEN {columns[1]} IS NULL THEN {number_text(columns[0])} ELSE {text} END"
         case _:
-            return _quoted(property_json(known, columns))
+            return _quoted(f"({member_jsonb(known, columns, path[1:], row.statement.parameters)} #>> '{{}}')")
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from api.sensorthings.resource import Resource
 from api.sensorthings.statements import Compiled, Compiler
 from citylab.drafts import Draft, attach, read_draft
 from citylab.entities import DATASTREAM, OBSERVATION
-from citylab.errors import Unavailable
+from citylab.errors import Rejected, Unavailable
 from citylab.model import Micros
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
@@ -39,10 +39,7 @@ class _Waiting(NamedTuple):
 
 
 def simple_draft(resource: Resource, document: bytes) -> Draft | None:
-    """The draft of an Observation that names what it belongs to by id; None where creating it takes more than that.
-
-    Raises `Rejected` for a document that is none.
-    """
+    """The draft of an Observation that names what it belongs to by id; None where creating it takes more, or cannot be."""
     step = resource.steps[-1]
     if step.entity_type is not OBSERVATION:
         return None
@@ -50,9 +47,12 @@ def simple_draft(resource: Resource, document: bytes) -> Draft | None:
         len(resource.steps) != 2 or step.relation is not DATASTREAM.relations["Observations"]
     ):
         return None
-    draft = read_draft(OBSERVATION, document, parent=step.relation)
-    if step.relation is not None:
-        attach(draft, step.relation, resource.ids[0])
+    try:
+        draft = read_draft(OBSERVATION, document, parent=step.relation)
+        if step.relation is not None:
+            attach(draft, step.relation, resource.ids[0])
+    except Rejected:
+        return None
     if "Datastream" not in draft.links or not _LINKS.issuperset(draft.links):
         return None
     targets = [target for targets in draft.links.values() for target in targets]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from api.sensorthings.errors import Fault
 from api.sensorthings.geometry import read_wkt
 from api.sensorthings.syntax import Literal, LiteralKind, LiteralValue
+from citylab.model import Micros
 from citylab.times import parse_duration, parse_time
 
 _ZONE = r"(?:[Zz]|[+\- ]\d\d:?(?:\d\d)?)?"  # an unencoded + arrives as a space
@@ -90,6 +91,10 @@ def _well_known(text: str) -> str:
     return text
 
 
+def _duration(text: str) -> Micros:
+    return -parse_duration(text[1:]) if text.startswith("-") else parse_duration(text)
+
+
 def _clock(text: str) -> str:
     parse_time(f"2000-01-01T{text}Z")
     if text.count(":") == 1:
@@ -108,6 +113,6 @@ _READERS: dict[str, tuple[LiteralKind, Callable[[str], LiteralValue]]] = {
     "time": (LiteralKind.TIME, parse_time),
     "date": (LiteralKind.DATE, _date),
     "clock": (LiteralKind.TIME_OF_DAY, _clock),
-    "duration": (LiteralKind.DURATION, lambda text: parse_duration(text[len("duration'") : -1])),
+    "duration": (LiteralKind.DURATION, lambda text: _duration(text[len("duration'") : -1])),
     "geometry": (LiteralKind.GEOMETRY, _well_known),
 }

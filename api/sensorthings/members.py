@@ -17,11 +17,15 @@ Members = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Selection:
-    """What an entity shows. properties: of each, the members selected of it; none for the whole property."""
+    """What an entity shows. properties: of each, the members selected of it; none for the whole property.
+
+    paths: the same as columns of a table, each once and in the order in which they were selected.
+    """
 
     control: frozenset[str]  # of "id" and "selfLink"
     properties: dict[str, list[Members]]
     links: frozenset[str]
+    paths: list[Members]
 
 
 def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Selection:
@@ -30,6 +34,7 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
         frozenset({"id", "selfLink"}),
         {name: [] for name in entity_type.properties},
         frozenset(entity_type.relations if links else ()),
+        [("id",), *((name,) for name in entity_type.properties)],
     )
     paths = list(paths)
     if not paths or any(path.steps == ("*",) for path in paths):
@@ -38,8 +43,10 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
     chosen: dict[str, list[Members]] = {}
     whole: set[str] = set()
     shown: set[str] = set()
+    columns: dict[Members, None] = {}
     for path in paths:
         first, members = str(path.steps[0]), path.steps[1:]
+        columns[("id",) if path.steps[0] in IDS else path.steps] = None
         if first in IDS and not members:
             control.add("id")
         elif first == "@iot.selfLink" and not members:
@@ -53,12 +60,14 @@ def select(entity_type: EntityType, paths: Iterable[Path], *, links: bool) -> Se
                 chosen[first].append(members)
             else:
                 whole.add(first)
+        elif first in entity_type.relations:
+            raise Fault(path.at, f"{first} is a relation: $expand shows what it leads to")
         else:
             raise Fault(path.at, unknown(entity_type, first))
     properties = {
         name: [] if name in whole else chosen[name] for name in entity_type.properties if name in chosen
     }
-    return Selection(frozenset(control), properties, frozenset(shown))
+    return Selection(frozenset(control), properties, frozenset(shown), list(columns))
 
 
 def _check_members(known: Property, path: Path) -> None:
@@ -80,6 +89,11 @@ def property_member(
             for (_, *indexes), tree in trees.items()
         ]
     return entity_json.property_member(known, columns)
+
+
+def member_jsonb(known: Property, columns: list[str], members: Members, parameters: Parameters) -> str:
+    """SQL of the jsonb of a property, or of a member of it; null where there is none."""
+    return f"({member_sql(f'({_jsonb(known, columns)})', members, parameters)})"
 
 
 def _jsonb(known: Property, columns: list[str]) -> str:

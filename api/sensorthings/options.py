@@ -11,22 +11,27 @@ from api.sensorthings.syntax import Query, ResultFormat
 LONGEST = 32_768  # bytes of a query string
 _UNSUPPORTED = ODATA_OPTIONS
 _SAFE = "()$,;/:=@*'!~"  # stays readable in a link
-_NAMES = (
-    "$filter",
-    "$orderby",
-    "$select",
-    "$expand",
-    "$top",
-    "$skip",
-    "$count",
-    "$skiptoken",
-    "$resultFormat",
-)
+_NAMES = {
+    name.lower(): name
+    for name in (
+        "$filter",
+        "$orderby",
+        "$select",
+        "$expand",
+        "$top",
+        "$skip",
+        "$count",
+        "$skiptoken",
+        "$resultFormat",
+    )
+}
 _FORMATS = {f.lower(): f for f in ResultFormat}
 
 
 def read_query(text: str) -> Query:
     """Read a query string as it came, percent-encoded. A `+` is a space; names and values may be encoded in full.
+
+    The names count in any case, as OData 4.01 wants it: clients write `$orderBy`.
 
     Raises `RequestError`: 400 for what is malformed or unknown, 501 for what OData knows and this service does not.
     """
@@ -39,11 +44,12 @@ def read_query(text: str) -> Query:
         if not part:
             continue
         name, equals, value = (_decoded(piece) for piece in part.partition("="))
-        if name in _UNSUPPORTED:
+        if name.lower() in _UNSUPPORTED:
             raise RequestError(501, f"the option {name} is not supported")
-        if name not in _NAMES:
-            meant = f": is ${name} meant?" if f"${name}" in _NAMES else ""
+        if name.lower() not in _NAMES:
+            meant = f": is ${name} meant?" if f"${name.lower()}" in _NAMES else ""
             raise RequestError(400, f"there is no option {name!r}{meant}")
+        name = _NAMES[name.lower()]
         if not equals:
             raise RequestError(400, f"the option {name} has no value")
         if name == "$skiptoken":

@@ -20,9 +20,10 @@ from api.sensorthings.syntax import (
     Query,
 )
 
-DEEPEST = 60  # levels of parentheses, functions and expansions
+DEEPEST = 60  # levels of parentheses, functions and expansions, and steps of a path
 MOST_NODES = 2_000
 MOST_EXPANSIONS = 60
+MOST_KEYS = 30  # of an order
 
 COMPARISONS = frozenset({"eq", "ne", "gt", "ge", "lt", "le"})
 MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
@@ -150,6 +151,8 @@ class Parser:
                 return self._lambda(token, Path(at, tuple(steps)))
             steps.append(token.text)
             self._indexes(steps)
+            if len(steps) > DEEPEST:
+                raise Fault(token.at, f"a path of more than {DEEPEST} steps")
         return Path(at, tuple(steps))
 
     def _lambda(self, token: Token, path: Path) -> Lambda:
@@ -179,6 +182,8 @@ class Parser:
             expression = self.expression()
             direction = self._word("asc", "desc", "ASC", "DESC")  # as a common client writes it
             keys.append(OrderKey(expression, direction is not None and direction.text.lower() == "desc"))
+            if len(keys) > MOST_KEYS:
+                raise Fault(self._peek().at, f"more than {MOST_KEYS} keys")
             if not self._mark(","):
                 return tuple(keys)
 
@@ -235,6 +240,7 @@ class Parser:
             token = self._take()
             if token.kind != "name" or not token.text.startswith("$"):
                 raise Fault(token.at, "an option such as $filter was expected")
+            token = token._replace(text=token.text.lower())
             self._expect("=")
             start = self._peek().at
             options.read(token, self)

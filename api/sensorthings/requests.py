@@ -121,7 +121,8 @@ async def _disconnected(receive: Receive) -> None:
 def _start(answer: Answer) -> MutableMapping[str, Any]:
     headers = [*answer.headers, *_OPEN]
     if answer.status not in {204, 304}:
-        headers.append((b"content-type", answer.kind))
+        if answer.content:
+            headers.append((b"content-type", answer.kind))
         if answer.stream is None:
             headers.append((b"content-length", str(len(answer.content)).encode()))
     return {"type": "http.response.start", "status": answer.status, "headers": headers}

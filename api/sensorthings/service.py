@@ -122,7 +122,8 @@ class SensorThings:
             if action == "$batch":
                 return await answer_batch(request, self._store, self.answer, refusal)
             if action == "CreateObservations":
-                return await self._write(request, creation_of_rows(request, self._writes, self._clock()))
+                creation = await creation_of_rows(request, self._writes, self._clock())
+                return await self._write(request, creation)
             return await self._post(read_resource(path), request)
         if request.method in {"PATCH", "PUT"}:
             return await self._change(read_resource(path), request)
@@ -169,7 +170,7 @@ class SensorThings:
             case Form.ENTITY if rows:
                 return _entity(rows[0], resource.entity_type, request)
             case Form.PROPERTY if rows:
-                return _property(rows[0][0], resource)
+                return _property(rows[0], resource)
         if resource.steps[-1].id is None and plan.form is Form.ENTITY:
             return Answer(204)  # a to-one relation that leads to nothing
         raise not_found(f"{_path_of(resource)} does not exist")
@@ -250,10 +251,12 @@ class SensorThings:
             # Refused: the ordinary way says why.
 
         async def create(transaction: Transaction) -> Answer:
+            parent = 0
+            if step.relation is not None:
+                parent = await self._existing(transaction, resource, resource.steps[:-1])
             # Read anew each time: creating fills the draft in.
             draft = read_draft(step.entity_type, request.body, parent=step.relation)
             if step.relation is not None:
-                parent = await self._existing(transaction, resource, resource.steps[:-1])
                 attach(draft, step.relation, parent)
             own = await self._writes.create(transaction, draft, now=self._clock())
             return answer(own, *await self._written(transaction, step.entity_type, own, request))
@@ -370,17 +373,18 @@ def _entity(row: tuple[Any, ...], entity_type: EntityType, request: Request) -> 
     return Answer(200, json.encode(), headers=etag(tag))
 
 
-def _property(value: str | None, resource: Resource) -> Answer:
+def _property(row: tuple[Any, ...], resource: Resource) -> Answer:
     """A property (OGC 18-088 §9.2.4): 200 with null if null is a value of it, 204 if it is unset."""
+    value, raw = row
     known = resource.of_property
+    if value is None and resource.members:
+        raise not_found(f"{_path_of(resource)} does not exist")
+    if resource.value:
+        return Answer(204) if raw is None else Answer(200, raw.encode(), TEXT)
     if value is None:
-        if resource.members and not resource.value:
-            raise not_found(f"{_path_of(resource)} does not exist")
-        if resource.value or known is None or not known.nullable:
+        if known is None or not known.nullable:
             return Answer(204)
         value = "null"
-    if resource.value:
-        return Answer(200, value.encode(), TEXT)
     return Answer(200, b"{%s:%s}" % (msgspec.json.encode(resource.key), value.encode()))
 
 

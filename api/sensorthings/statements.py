@@ -24,6 +24,7 @@ from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_li
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
+LARGEST_TEXT = 8 << 20  # bytes of the entities on a page with others inside them
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
 
@@ -181,24 +182,20 @@ class Compiler:
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
-        """One row with the property's JSON text (as a value: its raw text) or null, or no row."""
+        """One row with the property's JSON text or null, and as a value its raw text or null; or no row."""
         statement = Statement(self._visible)
         row = Row.new(statement, resource.entity_type)
         known = resource.of_property
         if known is None:
-            sql = f"{row.column('id')}::text"
+            json, raw = (f"{row.column('id')}::text",) * 2
         else:
             columns = [row.column(c, computed=known.computed) for c in known.columns]
-            sql = property_json(known, columns)
+            json, raw = property_json(known, columns), "NULL"
             if resource.members or resource.value:
-                sql = f"({sql})::jsonb"
-            sql = member_sql(sql, resource.members, statement.parameters)
-            if resource.value:
-                sql = f"({sql}) #>> '{{}}'"
-            elif resource.members:
-                sql = f"({sql})::text"
+                json = member_sql(f"({json})::jsonb", resource.members, statement.parameters)
+                json, raw = f"({json})::text", f"({json}) #>> '{{}}'"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
+        return Compiled(f"SELECT {json}, {raw} FROM {row.from_item()}{where}", statement.parameters.values)
 
     def matching(self, resource: Resource, query: Query) -> Compiled:
         """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
@@ -246,6 +243,23 @@ class Compiler:
         pieces, joins = self.entity_json(page, query, reference=reference, nested=nested)
         token = token_sql([page.column(key.sql) for key in rows.keys])
         name = page.alias
+        if joins:
+            # What is inside multiplies from level to level: a page ends where its text would become too long.
+            text = (
+                f"SELECT {concat(pieces)} AS j, {token} AS token, {name}.n"
+                f" FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)} OFFSET 0"
+            )
+            sized = (
+                f"SELECT *, sum(octet_length(j)) OVER (ROWS UNBOUNDED PRECEDING) AS size FROM ({text}) AS t"
+            )
+            fits = f"{name}.n <= {top} AND ({name}.size <= {LARGEST_TEXT} OR {name}.n = 1)"
+            return Parts(
+                f"string_agg({name}.j, ',') FILTER (WHERE {fits})",
+                "count(*)",
+                f"CASE WHEN bool_or(NOT ({fits})) AND {top} > 0"
+                f" THEN (array_agg({name}.token ORDER BY {name}.n DESC) FILTER (WHERE {fits}))[1] END",
+                f"FROM ({sized}) AS {name}",
+            )
         return Parts(
             f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
             "count(*)",

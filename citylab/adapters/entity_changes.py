@@ -180,7 +180,8 @@ class Changes:
             for thing in ids:
                 await move_thing(self.transaction, thing, [own], time=self.now)
         elif target(relation) is MULTI_DATASTREAM and relation.link:
-            raise refuse_another_property(ids[0])
+            if ids:
+                raise refuse_another_property(ids[0])
         elif relation.link:
             await link(self.transaction, relation, own, ids)
         else:

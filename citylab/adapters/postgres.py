@@ -8,9 +8,15 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from citylab.errors import Rejected, Unavailable
+from citylab.errors import Rejected, TimedOut, Unavailable
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+_TOO_MUCH = (
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyArguments,
+    errors.TooManyColumns,
+)
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
@@ -20,14 +26,14 @@ def translated() -> Iterator[None]:
     try:
         yield
     except errors.QueryCanceled as error:
-        raise Unavailable("store", "a statement took longer than its time-out", retry_after=5) from error
+        raise TimedOut("store", "a statement took longer than its time-out", retry_after=5) from error
     except (errors.DeadlockDetected, errors.SerializationFailure) as error:
         raise Unavailable("store", "two transactions met; this one was rolled back", retry_after=0) from error
     except errors.UniqueViolation as error:
         raise Rejected("conflict", "an entity with this key exists already") from error
     except errors.ForeignKeyViolation as error:
         raise Rejected("conflict", "an entity that this refers to does not exist (any more)") from error
-    except (psycopg.DataError, errors.ProgramLimitExceeded) as error:
+    except (psycopg.DataError, *_TOO_MUCH) as error:
         raise Rejected("malformed", "a value that the store cannot hold") from error
     except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
         raise Unavailable(

@@ -83,8 +83,8 @@ class Api:
 
 
 @contextmanager
-def served(store_url: str, **options: Any) -> Iterator[Api]:
-    """Serve a store on a free port of loopback."""
+def served(store_url: str, *, statement_timeout: float = 30, **options: Any) -> Iterator[Api]:
+    """Serve a store on a free port of loopback. statement_timeout: seconds."""
     server: uvicorn.Server | None = None
     started = threading.Event()
     failure: list[BaseException] = []
@@ -92,7 +92,7 @@ def served(store_url: str, **options: Any) -> Iterator[Api]:
 
     async def serve() -> None:
         nonlocal server, port
-        async with PostgresStore(store_url, name="conformance") as store:
+        async with PostgresStore(store_url, name="conformance", statement_timeout=statement_timeout) as store:
             app = create_app(store, entity_writes, **options)
             server = uvicorn.Server(
                 uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
@@ -208,3 +208,9 @@ def documents() -> Any:
         whole_datastream = staticmethod(whole_datastream)
 
     return Documents
+
+
+@pytest.fixture(scope="session")
+def serve() -> Any:
+    """`served` above, for tests in the folders below."""
+    return served

@@ -110,6 +110,10 @@ def test_a_null_is_a_value_only_where_it_is_mandatory(api, city, documents):
     assert api.status(f"/Things({bare})/properties") == 204
     assert api.status(f"/Things({bare})/properties/$value") == 204
     assert api.status(f"/Things({bare})/properties/a") == 404
+    assert api.status(f"/Things({bare})/properties/a/$value") == 404
+    assert api.get(f"/Things({city.things[0]})/properties/null") == {"null": None}
+    assert api.status(f"/Things({city.things[0]})/properties/null/$value") == 204
+    assert api.status(f"/Things({city.things[0]})/properties/nulls/$value") == 404
     stream = api.create("/Datastreams", documents.whole_datastream("Empty"))
     assert api.status(f"/Datastreams({stream})/phenomenonTime") == 204
 

@@ -86,6 +86,7 @@ def test_numbers(api, city, expression, expected):
         ("totaloffsetminutes(phenomenonTime) eq 0 and result eq 1", [1]),
         ("phenomenonTime lt now() and result eq 1", [1]),
         ("phenomenonTime gt mindatetime() and phenomenonTime lt maxdatetime() and result eq 1", [1]),
+        ("phenomenonTime sub duration'-PT1H' eq 2024-01-01T04:00:00Z", [3]),
         ("phenomenonTime add duration'PT1H' eq 2024-01-01T04:00:00Z", [3]),
         ("phenomenonTime gt 2024-01-01T12:00:00Z sub duration'PT90M'", [11]),
         ("resultTime sub phenomenonTime eq duration'PT30M' and result lt 3", [1]),

@@ -143,6 +143,21 @@ def test_options_of_odata_that_are_not_supported(api, option):
     api.refused(f"/Things?{option}", 501)
 
 
+def test_the_names_of_options_count_in_any_case(api):
+    """req/request-data/order: clients write `$orderBy`; OData 4.01 has services accept it."""
+    ids = api.ids("/Observations?$orderby=id desc&$top=2")
+    page = api.get("/Observations?$orderBy=id desc&$TOP=2&$Count=true&$resultformat=dataArray&$SELECT=id")
+    assert [row[0] for group in page["value"] for row in group["dataArray"]] == ids
+    assert page["@iot.count"] > 2
+    page = api.absolute(page["@iot.nextLink"])
+    assert page["value"][0]["components"] == ["id"]
+    (thing,) = api.values("/Things?$top=1&$expand=Datastreams($orderBy=id desc;$Top=1;$Select=id)")
+    assert list(thing["Datastreams"][0]) == ["@iot.id"]
+    assert "is $orderBy meant?" in api.refused("/Things?orderBy=id")
+    api.refused("/Things?$Search=x", 501)
+    api.refused("/Things?$top=1&$TOP=1", 400)
+
+
 def test_options_may_be_encoded_in_full(api):
     query = "%24filter=name%20eq%20%27Thing+1%27&%24%74op=5"
     assert api.client.get(f"{api.root}/Things?{query}").json()["value"][0]["name"] == "Thing 1"

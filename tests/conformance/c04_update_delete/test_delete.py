@@ -51,6 +51,7 @@ def test_a_deleted_entity_takes_along_what_the_standard_says_and_no_more(api, do
     others = chain(api, documents, f"{deleted} beside")
     response = api.request("DELETE", f"/{deleted}({ids[deleted]})")
     assert (response.status_code, response.content) == (200, b"")
+    assert "content-type" not in response.headers  # of nothing
     gone = CASCADES[deleted] | {deleted}
     assert {name for name, own in ids.items() if api.status(f"/{name}({own})") == 404} == gone
     assert all(api.status(f"/{name}({own})") == 200 for name, own in others.items())

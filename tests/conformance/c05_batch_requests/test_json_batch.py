@@ -50,6 +50,23 @@ def test_requests_are_answered_in_order_with_their_ids(api, documents):
     assert found[4]["headers"]["content-type"].startswith("text/plain")
 
 
+@pytest.mark.parametrize("group", ["", "g"])
+def test_an_answer_without_content_has_no_body(api, documents, group):
+    """req/batch-request/batch-request: deletions, what is not set, what the client has."""
+    own = api.create("/Things", documents.thing())
+    seen = {"if-none-match": api.response(f"/Things({own})").headers["etag"]}
+    requests = [
+        {"id": "1", "method": "get", "url": f"Things({own})", "headers": seen},
+        {"id": "2", "method": "get", "url": f"Things({own})/properties"},
+        {"id": "3", "method": "delete", "url": f"Things({own})"},
+        {"id": "4", "method": "delete", "url": "Things?$filter=name eq 'Nobody'"},
+    ]
+    found = answers(send(api, *(r | {"atomicityGroup": group} if group else r for r in requests)))
+    assert [answer["status"] for answer in found] == [304, 204, 200, 200]
+    assert all("body" not in a and "content-type" not in a["headers"] for a in found)
+    assert api.status(f"/Things({own})") == 404
+
+
 def test_references(api, documents):
     """To what was created, and to what was read."""
     own = api.create("/Things", documents.thing())

@@ -164,6 +164,12 @@ def test_a_property_cannot_join_later(api, documents, wind):
     assert api.post(f"/MultiDatastreams({wind})/ObservedProperties", document).status_code == 400
     linked = document | {"MultiDatastreams": [{"@iot.id": wind}]}
     assert api.post("/ObservedProperties", linked).status_code == 400
+    of_another = api.create("/ObservedProperties", document)
+    for links, status in ([{"@iot.id": wind}], 400), ([], 200):
+        response = api.request(
+            "PATCH", f"/ObservedProperties({of_another})", json={"MultiDatastreams": links}
+        )
+        assert response.status_code == status, response.text
     assert len(api.ids(f"/MultiDatastreams({wind})/ObservedProperties")) == 2
 
 
