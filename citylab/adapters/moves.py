@@ -336,15 +336,21 @@ SELECT datastream_id, before, feature, {_micros("min(phenomenon_time)")}, {_micr
 FROM late GROUP BY datastream_id, before, feature
 """
 
-# A place that a position made has one stay, so that there is no need to look elsewhere.
+# Looks where those who are at that place are now, and where the rows were that have left it.
 _LEFT = """
 SELECT DISTINCT x.d, x.f FROM unnest(%b::int8[], %b::int8[], %b::timestamptz[], %b::timestamptz[]) AS x (d, f, first, last)
-CROSS JOIN LATERAL (SELECT least(min(CASE WHEN h.by_position THEN h.time ELSE '-infinity' END), x.first) AS since
-    FROM features_of_interest f
-    JOIN historical_locations_locations hl ON hl.location_id = f.location_id
-    JOIN historical_locations h ON h.id = hl.historical_location_id WHERE f.id = x.f) s
-WHERE NOT EXISTS (SELECT FROM observations o WHERE o.datastream_id = x.d AND o.feature_of_interest_id = x.f
-    AND o.phenomenon_time >= s.since AND o.phenomenon_time <= x.last)
+WHERE NOT EXISTS (
+    SELECT FROM (
+        SELECT x.first AS since, x.last + interval '1 microsecond' AS until
+        UNION ALL SELECT CASE WHEN h.by_position OR EXISTS (SELECT FROM historical_locations n
+                WHERE n.thing_id = h.thing_id AND NOT n.by_position AND n.time < h.time) THEN h.time ELSE '-infinity' END,
+            coalesce((SELECT min(n.time) FROM historical_locations n WHERE n.thing_id = h.thing_id AND n.time > h.time),
+                'infinity')
+        FROM features_of_interest f JOIN historical_locations_locations hl ON hl.location_id = f.location_id
+        JOIN historical_locations h ON h.id = hl.historical_location_id WHERE f.id = x.f
+    ) s JOIN observations o ON o.datastream_id = x.d AND o.feature_of_interest_id = x.f
+        AND o.phenomenon_time >= s.since AND o.phenomenon_time < s.until
+)
 """
 
 _FEATURES = f"""
