@@ -90,6 +90,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     earliest: Annotated[str, _about("Records before this instant are rejected as implausible.")] = (
         "2000-01-01T00:00:00Z"
     )
+    move_metres: Annotated[
+        float,
+        _about("How far a position has to be from its Thing's Location before it makes another, in metres."),
+        msgspec.Meta(ge=0),
+    ] = 10.0
     statement_seconds: Annotated[
         float, _about("How long a query of the API may take, in seconds."), msgspec.Meta(gt=0, le=3_600)
     ] = 30.0

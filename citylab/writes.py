@@ -10,6 +10,8 @@ import numpy as np
 from citylab.columns import Int64, Observations
 from citylab.model import Micros, Position, Reason, Topic
 
+LEAST_MOVE = 10.0  # m
+
 
 class Receipt(NamedTuple):
     """One pack as it came out of the log.
@@ -60,7 +62,8 @@ class Write:
 
     receipt, record: int64, shape (n,), which pack and which record of it each row of `rows` came from.
     catalogue_version: at which the rows were resolved; closes: for a write that takes rejections up again, their ids, one a receipt; published: ids of updates that the
-    log has, to be forgotten.
+    log has, to be forgotten. Rows of Things that move need no feature: they get that of where their Thing was;
+    least_move: m, nearer positions make no Location.
     """
 
     rows: Observations
@@ -72,6 +75,7 @@ class Write:
     catalogue_version: int | None = None
     closes: Sequence[int] = ()
     published: Sequence[int] = ()
+    least_move: float = LEAST_MOVE
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ NO_STREAM = -1  # the slot of a record whose name no Datastream has
 class Stream(NamedTuple):
     """A Datastream with a stream name.
 
-    gateways: who may feed it, empty for anyone; features: (since, feature id) of its Thing's places, by time.
+    gateways: who may feed it, empty for anyone; features: (since, feature id) of its Thing's places, by time; none of
+    a Thing that moves, whose places the store looks up for each write.
     """
 
     name: str
@@ -112,26 +113,33 @@ def _column(values: Iterable[int], no_stream: int) -> Int64:
 EMPTY = Catalogue(0, ())
 
 
+_MOST_PLACES = 1_000  # of a Thing; readings from before these are where it was first of them
+
+# Of the places where streams' Things are, or were declared to be: those that a position made have theirs.
 _FEATURES = """
 INSERT INTO features_of_interest (pilot, name, description, encoding_type, feature, location_id)
 SELECT DISTINCT ON (l.id) l.pilot, l.name, l.description, l.encoding_type, l.location, l.id
-FROM datastreams d JOIN historical_locations h ON h.thing_id = d.thing_id
-JOIN historical_locations_locations hl ON hl.historical_location_id = h.id
-JOIN locations l ON l.id = hl.location_id
+FROM datastreams d CROSS JOIN LATERAL (
+    SELECT location_id FROM things_locations t WHERE t.thing_id = d.thing_id
+    UNION ALL SELECT location_id FROM historical_locations h JOIN historical_locations_locations hl
+        ON hl.historical_location_id = h.id WHERE h.thing_id = d.thing_id AND NOT h.by_position
+) p JOIN locations l ON l.id = p.location_id
 WHERE d.stream_name IS NOT NULL AND NOT EXISTS (SELECT 1 FROM features_of_interest f WHERE f.location_id = l.id)
 ORDER BY l.id ON CONFLICT (location_id) DO NOTHING
 """
 
-_STREAMS = """
+_STREAMS = f"""
 SELECT d.stream_name, d.id, d.observation_type, d.unit_of_measurement ->> 'symbol', d.properties ->> 'senmlUnit',
     t.gateway, t.properties -> 'gateways',
     (SELECT json_agg(json_build_array((extract(epoch FROM p.time) * 1000000)::bigint, p.feature) ORDER BY p.time)
      FROM (SELECT DISTINCT ON (h.time) h.time, f.id AS feature
            FROM historical_locations h JOIN historical_locations_locations hl ON hl.historical_location_id = h.id
            JOIN features_of_interest f ON f.location_id = hl.location_id
-           WHERE h.thing_id = t.id ORDER BY h.time, (f.feature ? 'type') DESC, f.id) p)
-FROM datastreams d JOIN things t ON t.id = d.thing_id WHERE d.stream_name IS NOT NULL
-"""
+           WHERE h.thing_id = t.id AND m.thing_id IS NULL
+           ORDER BY h.time DESC, (f.feature ? 'type') DESC, f.id LIMIT {_MOST_PLACES}) p)
+FROM datastreams d JOIN things t ON t.id = d.thing_id LEFT JOIN moving_things m ON m.thing_id = t.id
+WHERE d.stream_name IS NOT NULL
+"""  # noqa: S608 -- a number of ours
 
 
 async def load(store: Store) -> Catalogue:

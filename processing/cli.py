@@ -17,6 +17,7 @@ async def serve(settings: Settings) -> None:
         most_bytes=settings.pack_bytes,
         future=settings.future_seconds * 1_000_000,
         earliest=parse_instant(settings.earliest),
+        least_move=settings.move_metres,
     )
     async with (
         wiring.opened(wiring.store(settings, name="processing")) as store,

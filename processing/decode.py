@@ -18,7 +18,7 @@ from citylab.errors import Rejected
 from citylab.model import HOUR, SECOND, Batch, Event, Micros, Reason, Topic
 from citylab.senml import Record
 from citylab.times import format_instant
-from citylab.writes import NewRejection, Receipt, Span, Write
+from citylab.writes import LEAST_MOVE, NewRejection, Receipt, Span, Write
 from processing.catalogue import NO_STREAM, Catalogue, Kind
 from processing.resolve import QUALITY, BoolArray, Columns, Times, resolve
 
@@ -27,12 +27,13 @@ _KIND = {"vs": Kind.TEXT, "vb": Kind.BOOLEAN, "vd": Kind.TEXT}
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits that a pack must keep. future and earliest in µs."""
+    """Limits that a pack must keep. future and earliest in µs; least_move, of a Thing that moves, in m."""
 
     most_records: int = 5_000
     most_bytes: int = 256 * 1024
     future: Micros = HOUR
     earliest: Micros = 946_684_800 * SECOND  # the year 2000
+    least_move: float = LEAST_MOVE
 
 
 def decode(
@@ -76,6 +77,7 @@ def decode(
         rejections=[*malformed, *rejections],
         spans=list(spans.values()),
         catalogue_version=catalogue.version,
+        least_move=rules.least_move,
     )
 
 
@@ -279,5 +281,5 @@ def take_up(rejections: Iterable[OpenRejection], catalogue: Catalogue, rules: Ru
     rows, receipt, record, again = _judge(candidates, rules)
     return Write(
         rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=again,
-        catalogue_version=catalogue.version, closes=[rejection.id for rejection in known],
+        catalogue_version=catalogue.version, closes=[rejection.id for rejection in known], least_move=rules.least_move,
     )  # fmt: skip

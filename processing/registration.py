@@ -200,7 +200,10 @@ def _check_owner(gateway: str, owner: str | None, properties: Any, what: str) ->
 
 
 async def _move(transaction: Transaction, thing_id: int, locations: Sequence[Json], at: Micros) -> None:
-    """Give a Thing other Locations, and a HistoricalLocation from then on, unless it is there already."""
+    """Give a Thing other Locations, and a HistoricalLocation from then on, unless it is there already.
+
+    A Thing that has a later HistoricalLocation, because its gateway's clock is ahead, stays there.
+    """
     if not locations:
         raise Rejected(Reason.MALFORMED, "a Thing needs at least one Location")
     here = {
@@ -209,13 +212,16 @@ async def _move(transaction: Transaction, thing_id: int, locations: Sequence[Jso
     ids = {await _location(transaction, location, here, at) for location in locations}
     if ids == here:
         return
-    await transaction.execute("DELETE FROM things_locations WHERE thing_id = %s", (thing_id,))
-    ((history,),) = await transaction.fetch(
-        "INSERT INTO historical_locations (time, thing_id) VALUES (%s, %s) RETURNING id",
-        (format_instant(at), thing_id),
+    ((history, newest),) = await transaction.fetch(
+        "INSERT INTO historical_locations (time, thing_id) VALUES (%(at)s, %(thing)s) RETURNING id, NOT EXISTS"
+        " (SELECT FROM historical_locations h WHERE h.thing_id = %(thing)s AND h.time > %(at)s)",
+        {"at": format_instant(at), "thing": thing_id},
     )
+    if newest:
+        await transaction.execute("DELETE FROM things_locations WHERE thing_id = %s", (thing_id,))
     for location in sorted(ids):
-        await transaction.execute("INSERT INTO things_locations VALUES (%s, %s)", (thing_id, location))
+        if newest:
+            await transaction.execute("INSERT INTO things_locations VALUES (%s, %s)", (thing_id, location))
         await transaction.execute(
             "INSERT INTO historical_locations_locations VALUES (%s, %s)", (history, location)
         )

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -35,7 +37,10 @@ def _bench() -> None:
 
 
 class Figure(msgspec.Struct):
-    """One shape's result. rates in observations a second; cpu in µs an observation, by service and engine."""
+    """One shape's result. rates in observations a second; cpu in µs an observation, by service and engine.
+
+    moves: how often buses moved meanwhile.
+    """
 
     shape: str
     observations: int
@@ -43,6 +48,7 @@ class Figure(msgspec.Struct):
     rate: float
     copy_rate: float
     cpu: dict[str, float]
+    moves: int = 0
 
     @property
     def total(self) -> float:
@@ -58,6 +64,9 @@ class Delays(msgspec.Struct):
     p50: float
     p99: float
     most: float
+
+
+_MOVES = "SELECT count(*) FROM historical_locations WHERE by_position"
 
 
 async def _until(store: Store, query: str, wanted: int, *, what: str, within: float = 600.0) -> None:
@@ -85,6 +94,24 @@ async def _generate(task: Task) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
+@asynccontextmanager
+async def _buses(city: City, store: Store, buses: int, say: Console) -> AsyncIterator[None]:
+    """Buses that drive meanwhile, from the moment on at which all of them have moved."""
+    if not buses:
+        yield
+        return
+    before = await value(store, _MOVES)
+    task = Task(city.settings.broker_url, "deep", secrets.randbelow(10**6), 0, seconds=600, buses=buses)
+    say.print(f"{buses:,} buses drive, a position a second each")
+    driving = asyncio.create_task(_generate(task))
+    try:
+        await _until(store, _MOVES, before + 2 * buses, what="moves", within=60)
+        yield
+    finally:
+        driving.cancel()
+        await asyncio.wait({driving})
+
+
 async def _pipeline(city: City, store: Store, name: str, observations: int, say: Console) -> Figure:
     """One shape: register its streams, send, and wait until every row is committed and visible."""
     shape, seed = SHAPES[name], secrets.randbelow(10**6)
@@ -98,14 +125,14 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     )
     await _generate(Task(url, name, seed, begin, describe=True))
     await _until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
-    kept = "SELECT coalesce(sum(stored), 0)::bigint FROM ledger"
-    before = await value(store, kept)
+    kept = f"SELECT coalesce(sum(stored), 0)::bigint FROM ledger WHERE gateway LIKE 'load-{seed}-%'"  # noqa: S608
+    moves = await value(store, _MOVES)
     watch = Watch(city)
     cpu = watch.seconds()
     say.print(f"{name}: sending {total:,} observations in packs of {shape.records}")
     began = time.monotonic()
     generator = asyncio.create_task(_generate(Task(url, name, seed, begin, packs=packs)))
-    stored = asyncio.create_task(_until(store, kept, before + total, what="observations"))
+    stored = asyncio.create_task(_until(store, kept, total, what="observations"))
     await asyncio.wait({generator, stored}, return_when=asyncio.FIRST_EXCEPTION)
     for finished in (generator, stored):
         if not finished.done():
@@ -114,12 +141,13 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     seconds = time.monotonic() - began
     spent = {name: after - cpu[name] for name, after in watch.seconds().items()}
     spent["generator"] = await generator
+    moves = await value(store, _MOVES) - moves
     found = await value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # noqa: S608 # fmt: skip
     if found != total:
         raise CitylabError(f"{found:,} of {total:,} observations are in the store: something was lost")
     copy_seconds = await wiring.copy_again(city.settings, f"load-{seed}-")
     per = {name: s / total * 1e6 for name, s in spent.items()}
-    return Figure(name, total, seconds, total / seconds, total / copy_seconds, per)
+    return Figure(name, total, seconds, total / seconds, total / copy_seconds, per, moves)
 
 
 async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: Console) -> Delays:
@@ -129,6 +157,7 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
     await _generate(msgspec.structs.replace(task, describe=True))
     async with wiring.store(city.settings, name="bench") as store:
         await _until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # noqa: S608 # fmt: skip
+        mine = np.array(await value(store, f"SELECT array_agg(id) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'"))  # noqa: S608 # fmt: skip
     say.print(f"delay: {rate:,.0f} observations a second for {seconds:.0f} s")
     wanted = int(rate * seconds)
     found: list[np.ndarray[Any, np.dtype[np.int64]]] = []
@@ -140,6 +169,7 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
             seen: Micros = now()
             for event in batch.events:
                 rows, _ = decode_update(event.value).rows()
+                rows = rows.take(np.isin(rows.datastream, mine))
                 found.append(seen - rows.time)
                 count += len(rows)
             if count >= wanted:
@@ -149,7 +179,7 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
     return Delays(rate, count, *(float(np.percentile(delays, p)) for p in (50, 99, 100)))
 
 
-async def bench_pipeline(settings: Settings, shapes: list[str], observations: int, rate: float, seconds: float, as_json: bool) -> None:  # fmt: skip
+async def bench_pipeline(settings: Settings, shapes: list[str], observations: int, rate: float, seconds: float, buses: int, as_json: bool) -> None:  # fmt: skip
     """Measure, and print."""
     say = Console(stderr=True)
     delays = None
@@ -160,9 +190,10 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
     ):
         bridges = "SELECT count(*) FROM services WHERE name LIKE 'ingest %' AND (state ->> 'connected')::bool"
         await _until(store, bridges, 1, what="bridges that are connected", within=60)
-        figures = [await _pipeline(city, store, name, observations, say) for name in shapes]
-        if rate:
-            delays = await _delays(city, log, rate, seconds, say)
+        async with _buses(city, store, buses, say):
+            figures = [await _pipeline(city, store, name, observations, say) for name in shapes]
+            if rate:
+                delays = await _delays(city, log, rate, seconds, say)
     if as_json:
         typer.echo(msgspec.json.encode({"pipeline": figures, "delay": delays}).decode())
         return
@@ -177,6 +208,8 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
             f"{figure.total:.2f}", *cells,
         )  # fmt: skip
     Console(width=140).print(table)
+    if buses:
+        typer.echo(f"meanwhile {buses:,} buses moved {sum(figure.moves for figure in figures):,} times")
     if delays:
         typer.echo(
             f"publish -> visible at {delays.rate:,.0f} observations/s: p50 {delays.p50:.0f} ms, p99 {delays.p99:.0f} ms,"
@@ -194,6 +227,12 @@ def pipeline(
         float, typer.Option(help="Observations a second for the delay; 0 leaves it out.")
     ] = 1_000.0,
     seconds: Annotated[float, typer.Option(help="How long the delay is measured.")] = 20.0,
+    buses: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Gateways that move meanwhile, with a position and a reading a second each."
+        ),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Send packs of 50 from many gateways as fast as they are accepted, and time them to committed and visible.
@@ -205,7 +244,7 @@ def pipeline(
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: a shape is one of {', '.join(SHAPES)}")
     run(
         "bench",
-        lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, json),
+        lambda settings: bench_pipeline(settings, shape, observations, rate, seconds, buses, json),
         of_running_city=False,  # it has a city of its own
     )
 

@@ -1,4 +1,4 @@
-"""A small synthetic Barcelona in real time: 24 things behind six gateways, with some trouble to look at.
+"""A small synthetic Barcelona in real time: 25 things behind seven gateways, one a bus, with some trouble to look at.
 
 Every value is a function of seed and time alone (`city_signals`), so a run is reproducible to the byte and a restart
 never contradicts what was sent before it.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from citylab.model import HOUR, MINUTE, SECOND, Micros, Quality, Reading
 from citylab.times import now
+from simulators import city_bus as bus
 from simulators import city_signals as signals
 from simulators.city_signals import Model, Moment, Noise
 from simulators.descriptors import (
@@ -21,6 +22,8 @@ from simulators.descriptors import (
     DECIBEL_MILLIWATT,
     HECTOPASCAL,
     KILOMETRE_PER_HOUR,
+    LATITUDE,
+    LONGITUDE,
     MEASUREMENT,
     MEGABIT_PER_SECOND,
     METRE_PER_SECOND,
@@ -70,7 +73,10 @@ TROUBLES: Sequence[Trouble] = (
 
 
 class Measure(NamedTuple):
-    """A kind of datastream: what it observes, how often (s), how many decimals, which model."""
+    """A kind of datastream: what it observes, how often (s), how many decimals, which model.
+
+    beat: measures of a thing with the same one speak in the same second.
+    """
 
     slug: str
     title: str
@@ -80,6 +86,7 @@ class Measure(NamedTuple):
     decimals: int
     model: Model
     stamp: str | None = None
+    beat: str = ""
 
     @property
     def kind(self) -> str:
@@ -138,6 +145,8 @@ LOOP_OCCUPANCY = _own("Loop occupancy", "Share of time during which a vehicle st
 CELL_DOWNLINK = _own("Cell downlink rate", "What a 5G cell sends to all its devices.")
 CELL_RSRP = _own("Cell RSRP", "NR reference signal received power, mean of the devices of a cell.")
 CELL_DEVICES = _own("Connected devices", "Devices connected to a 5G cell.")
+BUS_LONGITUDE = _standard("Longitude", "longitude", "Longitude of where it is, WGS 84.")
+BUS_LATITUDE = _standard("Latitude", "latitude", "Latitude of where it is, WGS 84.")
 FREE_PLACES = _own("Free places", "Free places of a car park.")
 PLACES_TAKEN = _own("Places taken", "Share of a car park's places that are taken.")
 
@@ -171,6 +180,12 @@ CELL = (
     Measure("rate", "Cell downlink", MEGABIT_PER_SECOND, CELL_DOWNLINK, 5, 1, signals.cell_rate),
     Measure("rsrp", "NR RSRP, mean of the devices", DECIBEL_MILLIWATT, CELL_RSRP, 5, 1, signals.cell_level),
     Measure("devices", "Connected devices", NUMBER, CELL_DEVICES, 10, 0, signals.cell_devices),
+)
+
+BUS = (
+    Measure("longitude", "Longitude", LONGITUDE, BUS_LONGITUDE, 5, 6, bus.longitude, beat="position"),
+    Measure("latitude", "Latitude", LATITUDE, BUS_LATITUDE, 5, 6, bus.latitude, beat="position"),
+    *(measure._replace(seconds=10) for measure in AIR if measure.slug in {"no2", "pm25"}),
 )
 
 
@@ -217,6 +232,9 @@ GATEWAYS: Mapping[str, Sequence[Place]] = {
         Place("weather-tibidabo", "Tibidabo", 2.1187, 41.4225, "Weather station", WEATHER),
         Place("traffic-meridiana", "Avinguda Meridiana", 2.1870, 41.4170, "Traffic loop", TRAFFIC),
         Place("parking-andreu", "Aparcament de Sant Andreu", 2.1905, 41.4366, "Car park", _car_park(260)),
+    ),
+    "city-bus": (
+        Place("bus-v17", "Line V17", 2.1701, 41.3870, "Bus", BUS),
     ),
 }  # fmt: skip
 
@@ -325,7 +343,7 @@ def _sources(place: Place, seed: int) -> list[Source]:
             measure=measure,
             noise=noise,
             # Spread over the interval, so that not everything speaks in the same second.
-            phase=int(noise.uniform(f"phase-{measure.slug}", 0) * measure.seconds),
+            phase=int(noise.uniform(f"phase-{measure.beat or measure.slug}", 0) * measure.seconds),
             troubles=[t for t in TROUBLES if t.place == place.key and t.slug in (None, measure.slug)],
         )
         for measure in place.measures

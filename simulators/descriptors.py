@@ -33,6 +33,8 @@ KILOMETRE_PER_HOUR = Unit("km/h", "kilometre per hour", f"{_QUDT}KiloM-PER-HR", 
 HECTOPASCAL = Unit("hPa", "hectopascal", f"{_QUDT}HectoPA", "hPa")
 WATT_PER_M2 = Unit("W/m²", "watt per square metre", f"{_QUDT}W-PER-M2", "W/m2")
 MILLIMETRE_PER_HOUR = Unit("mm/h", "millimetre per hour", f"{_QUDT}MilliM-PER-HR", "mm/h")
+LONGITUDE = Unit("°", "degree of longitude", f"{_QUDT}DEG", "lon")
+LATITUDE = Unit("°", "degree of latitude", f"{_QUDT}DEG", "lat")
 NUMBER = Unit("", "count", f"{_QUDT}NUM", "count")
 
 

@@ -16,6 +16,7 @@ from citylab.model import SECOND, Micros
 from citylab.ports import BrokerConnection
 from citylab.times import now
 from edge.window import Window
+from simulators.buses import drive
 
 ROOT = "citylab/v1/gateways/"
 _MEASUREMENT = "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement"
@@ -260,6 +261,7 @@ class Task(msgspec.Struct):
     describe: bool = False
     rate: float = 0.0
     seconds: float = 0.0
+    buses: int = 0  # instead of the shape's gateways
 
 
 async def perform(task: Task) -> None:
@@ -283,14 +285,16 @@ async def perform(task: Task) -> None:
         )
         async with connection:
             await connection.wait_connected()
-            if task.describe:
+            if task.buses:
+                await drive(connection, seed=task.seed, buses=task.buses, seconds=task.seconds)
+            elif task.describe:
                 await describe(connection, some)
             elif task.rate:
                 await drip(connection, some, rate=task.rate, seconds=task.seconds)
             else:
                 await Sender(connection, some, task.packs).run()
 
-    n = 1 if task.rate else task.connections
+    n = 1 if task.rate or task.buses else task.connections
     async with asyncio.TaskGroup() as tasks:
         for number in range(n):
             tasks.create_task(one(number, senders[number::n]))

@@ -81,14 +81,18 @@ async def _features(
 
 
 async def _remember(transaction: Transaction, facts: Facts, made: Mapping[int, int]) -> None:
-    """Keep the features of Datastreams that are there for everybody, not those of a transaction that may yet fail."""
+    """Keep the features of Datastreams that are there for everybody, not those of a transaction that may yet fail.
+
+    Nor those of Things that move, which the catalogue's version does not tell.
+    """
     rows = await transaction.fetch(
-        "SELECT id FROM features_of_interest WHERE id = ANY(%s::int8[])"
-        " AND xmin::text::int8 <> coalesce(pg_current_xact_id_if_assigned()::text::int8 & 4294967295, 0)",
-        (sorted(set(made.values())),),
+        "SELECT r.d FROM unnest(%s::int8[], %s::int8[]) AS r (d, f) JOIN features_of_interest f ON f.id = r.f"
+        " WHERE f.xmin::text::int8 <> coalesce(pg_current_xact_id_if_assigned()::text::int8 & 4294967295, 0)"
+        " AND NOT EXISTS (SELECT FROM moving_things m WHERE m.thing_id IN (SELECT thing_id FROM datastreams WHERE id = r.d"
+        " UNION ALL SELECT thing_id FROM multi_datastreams WHERE id = r.d))",
+        (list(made), list(made.values())),
     )
-    kept = {row[0] for row in rows}
-    facts.defaults |= {datastream: feature for datastream, feature in made.items() if feature in kept}
+    facts.defaults |= {datastream: made[datastream] for (datastream,) in rows}
 
 
 def _harmless(rows: Observations) -> bool:

@@ -1,6 +1,6 @@
 """What follows from new observations: aggregates, latest values, observed areas, update messages."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ _ROWS_PER_UPDATE, _TEXT_PER_UPDATE = 10_000, 1 << 20
 
 
 class Facts:
-    """What saving needs to know of datastreams, by id: high water of their stream times, and their windows.
+    """What saving needs to know of datastreams, by id: high water of their stream times, their windows, what moves.
 
     A cache over `latest` and `datastreams` at one version of the catalogue. A high water that another writer has
     passed since, or that a rolled back transaction has raised, costs a retry inside the transaction, never a wrong row.
@@ -33,7 +33,11 @@ class Facts:
         self.high_water = np.zeros(0, np.int64)
         self.minutes = np.zeros(0, np.bool_)  # whether windows of a minute are made
         self.stamp_end = np.zeros(0, np.bool_)  # whether a time names the end of the interval it covers
-        self.features: set[tuple[int, int]] = set()  # (datastream, feature) that are in observed_features
+        self.moving = np.zeros(0, np.int64)  # its Thing, if that moves, else 0
+        self.axis = np.zeros(0, np.int8)  # 1: it is its Thing's longitude; 2: its latitude
+        self.features: set[tuple[int, int]] = (
+            set()
+        )  # in observed_features: (datastream, feature) of what moves not
 
     async def load(self, connection: Connection, datastream: Int64) -> None:
         """Make sure that all of `datastream` are known."""
@@ -44,21 +48,27 @@ class Facts:
             self.high_water = np.concatenate([self.high_water, np.full(more, NO_TIME)])
             self.minutes = np.concatenate([self.minutes, np.ones(more, np.bool_)])
             self.stamp_end = np.concatenate([self.stamp_end, np.zeros(more, np.bool_)])
+            self.moving = np.concatenate([self.moving, np.zeros(more, np.int64)])
+            self.axis = np.concatenate([self.axis, np.zeros(more, np.int8)])
         unknown = ids[~self.known[ids]]
         if not len(unknown):
             return
         cursor = await connection.execute(
             "SELECT d.id, coalesce(declared_interval(d.properties) <= interval '1 minute', true),"
             " d.properties ->> 'stamp',"
-            " (extract(epoch FROM l.high_water) * 1000000)::bigint"
-            " FROM datastreams d LEFT JOIN latest l ON l.datastream_id = d.id WHERE d.id = ANY(%s)",
+            " (extract(epoch FROM l.high_water) * 1000000)::bigint, coalesce(m.thing_id, 0),"
+            " CASE d.id WHEN m.longitude THEN 1 WHEN m.latitude THEN 2 ELSE 0 END"
+            " FROM datastreams d LEFT JOIN latest l ON l.datastream_id = d.id"
+            " LEFT JOIN moving_things m ON m.thing_id = d.thing_id WHERE d.id = ANY(%s)",
             (PgArray(unknown),),
         )
-        for datastream_id, short, stamp, high_water in await cursor.fetchall():
+        for datastream_id, short, stamp, high_water, moving, axis in await cursor.fetchall():
             self.known[datastream_id] = True
             self.high_water[datastream_id] = NO_TIME if high_water is None else high_water
             self.minutes[datastream_id] = short
             self.stamp_end[datastream_id] = stamp == "end"
+            self.moving[datastream_id] = moving
+            self.axis[datastream_id] = axis
 
 
 class FactsCache:
@@ -205,6 +215,12 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
         set(zip(rows.datastream[changed].tolist(), rows.feature[changed].tolist(), strict=True))
         - facts.features
     )
+    await observe(connection, pairs)
+    facts.features |= {pair for pair in pairs if not facts.moving[pair[0]]}  # of what moves there is no end
+
+
+async def observe(connection: Connection, pairs: Collection[tuple[int, int]]) -> None:
+    """Widen observed areas by features. pairs: (datastream, feature)."""
     if not pairs:
         return
     datastream, feature = zip(*sorted(pairs), strict=True)
@@ -216,7 +232,20 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
         (list(datastream), list(feature)),
     )
     await _set_areas(connection, await cursor.fetchall())
-    facts.features |= pairs
+
+
+async def forget(connection: Connection, pairs: Collection[tuple[int, int]]) -> None:
+    """Narrow observed areas by features that no observation has any more. pairs: (datastream, feature)."""
+    if not pairs:
+        return
+    datastream, feature = zip(*pairs, strict=True)
+    # A trigger changes the catalogue's version: writers remember which pairs are there.
+    await connection.execute(
+        "DELETE FROM observed_features o USING unnest(%s::int8[], %s::int8[]) x (d, f)"
+        " WHERE o.datastream_id = x.d AND o.feature_id = x.f",
+        (list(datastream), list(feature)),
+    )
+    await observe_again(connection, sorted(set(datastream)))
 
 
 async def observe_again(connection: Connection, datastreams: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from citylab.adapters.derived import FactsCache, derive, observe_again
+from citylab.adapters.derived import FactsCache, derive, forget
 from citylab.adapters.folding import LOCK as FOLDING_LOCK
 from citylab.adapters.folding import refold_minutes
 from citylab.adapters.pgbinary import PgArray, times
@@ -127,16 +127,7 @@ async def _forget_features(connection: Connection, features: Sequence[tuple[int,
         " WHERE o.datastream_id = x.d AND o.feature_of_interest_id = x.f)",
         (list(datastream), list(feature)),
     )
-    gone = await cursor.fetchall()
-    if gone:
-        datastream, feature = zip(*gone, strict=True)
-        # A trigger changes the catalogue's version: writers remember which pairs are there.
-        await connection.execute(
-            "DELETE FROM observed_features o USING unnest(%s::int8[], %s::int8[]) x (d, f)"
-            " WHERE o.datastream_id = x.d AND o.feature_id = x.f",
-            (list(datastream), list(feature)),
-        )
-        await observe_again(connection, sorted(set(datastream)))
+    await forget(connection, [(datastream, feature) for datastream, feature in await cursor.fetchall()])
 
 
 def _instants(column: Sequence[int | None]) -> PgArray:

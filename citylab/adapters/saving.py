@@ -1,6 +1,6 @@
 """The one write path into observations: rows, latest, aggregates, ledger, rejections, update and position together.
 
-Locks are always taken in one order: the catalogue lock, positions, observations by (datastream, time, ordinal),
+Locks are always taken in one order: the catalogue lock, positions, Things that move, observations by (datastream, time, ordinal),
 aggregates by key, latest, ledger.
 """
 
@@ -21,6 +21,7 @@ from citylab.adapters.accounts import (
     take_positions,
 )
 from citylab.adapters.derived import Facts, FactsCache, derive
+from citylab.adapters.moves import Moved, observe_moved, settle
 from citylab.adapters.pgbinary import EPOCH_2000, PgArray, copy_rows, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64, Observations
@@ -52,11 +53,14 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     stored = np.zeros(len(rows), np.bool_)
     conflict = np.zeros(len(rows), np.bool_)
     ids = np.zeros(len(rows), np.int64)
+    moved = Moved()
     if len(rows):
         await facts.load(connection, rows.datastream)
+        rows, moved = await settle(connection, facts, rows, least=write.least_move)
         ids = await draw_ids(connection, len(rows))
         stored, conflict = await _insert_stream_rows(connection, facts, rows, ids)
     updates = await derive(connection, facts, rows.take(stored), ids[stored], source=CONSUMER, stream=True)
+    await observe_moved(connection, moved)
     rejections = [*write.rejections, *_conflicts(rows, receipt, record, conflict)]
     kept = await keep_rejections(connection, write, rejections)
     if write.closes:

@@ -57,8 +57,34 @@ export class City {
       const newest: Observation = { time: one.time, result: one.result, flag: one.flag };
       this.live.set(one.stream, newest);
       if (stream) stream.newest = newest;
+      if (stream?.axis) this.locate(stream);
     }
     return unknown;
+  }
+
+  /** Put things that move where they said last that they are. Returns whether one is at another place than before. */
+  move(): boolean {
+    let moved = false;
+    for (const [id, at] of this.moving) {
+      const thing = this.things.get(id);
+      if (thing && (thing.place?.[0] !== at[0] || thing.place[1] !== at[1])) {
+        thing.place = at;
+        moved = true;
+      }
+    }
+    this.moving.clear();
+    return moved;
+  }
+
+  private moving = new Map<number, [number, number]>();
+
+  /** A position is a longitude and a latitude of one time. */
+  private locate(stream: Stream): void {
+    const of = (axis: Stream["axis"]) => this.things.get(stream.thing)?.streams.find((one) => one.axis === axis)?.newest;
+    const [x, y] = [of("lon"), of("lat")];
+    if (!x || !y || x.time !== y.time || x.flag === "bad" || y.flag === "bad") return;
+    if (typeof x.result === "number" && typeof y.result === "number" && Math.abs(x.result) <= 180 && Math.abs(y.result) <= 90)
+      this.moving.set(stream.thing, [x.result, y.result]);
   }
 
   /** Judge everything anew. Returns whether any thing's state is another one. */

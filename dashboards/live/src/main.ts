@@ -15,7 +15,7 @@ import { MINUTE, now, SECOND } from "./times.ts";
 
 const SORT_PAUSE = 3 * SECOND; // the list does not jump about more often than this
 const REFETCH_PAUSE = 5 * SECOND;
-const REFETCH_PERIOD = 5 * MINUTE; // renamed things, moved things: `/live` tells only observations
+const REFETCH_PERIOD = 5 * MINUTE; // renamed things: `/live` tells only observations
 const HIDDEN_PATIENCE = 30 * SECOND;
 
 const city = new City();
@@ -34,7 +34,10 @@ let broker: string | null = null;
 
 // What is drawn, when -------------------------------------------------------------------------------------------------
 
-const drawValues = inNextFrame(() => list.draw());
+const drawValues = inNextFrame(() => {
+  list.draw();
+  if (city.move()) drawPlaces();
+});
 
 /** Until when we know how things are: without a connection it is we who hear nothing, not they who are silent. */
 let heardAt = now();

@@ -22,6 +22,8 @@ export interface Stream {
   interval: number | null;
   stamp: "start" | "end" | null;
   retired: boolean;
+  /** Which coordinate of its thing's position it measures. */
+  axis: "lon" | "lat" | null;
   newest: Observation | null;
 }
 
@@ -150,6 +152,7 @@ function readStream(json: Json, thing: number): Stream {
     interval: parseDuration(properties["interval"]),
     stamp,
     retired: properties["active"] === false,
+    axis: [properties["senmlUnit"], unit["symbol"]].find((one) => one === "lon" || one === "lat") ?? null,
     newest: newest ? readObservation(newest, stamp) : null,
   };
 }

@@ -57,7 +57,7 @@ const thing = (id: number, ...streams: Partial<Stream>[]): Thing => ({
   ...readThing({ "@iot.id": id, name: `thing ${id}` }),
   streams: streams.map((stream) => ({
     id: 0, thing: id, name: "", property: "", description: "", unit: "", unitName: "", streamName: null,
-    interval: 10_000, stamp: null, retired: false, newest: null, ...stream,
+    interval: 10_000, stamp: null, retired: false, axis: null, newest: null, ...stream,
   })),
 });
 
@@ -88,4 +88,24 @@ test("states, counts, retired streams, gateways that are offline, things that ar
   city.judge(1_000);
   assert.deepEqual([...city.streams.keys()], [1, 2]);
   assert.deepEqual(city.counts(), { offline: 0, silent: 0, suspect: 0, late: 0, fresh: 1, idle: 0 });
+});
+
+test("a thing that moves is where it said last that it is", () => {
+  const city = new City();
+  const at = (time: number, lon: unknown, lat: unknown, flag: "bad" | null = null) => {
+    city.take([{ stream: 1, time, result: lon, flag }, { stream: 2, time, result: lat, flag }]);
+    return [city.move(), city.things.get(1)!.place];
+  };
+  city.put([thing(1, { id: 1, axis: "lon" }, { id: 2, axis: "lat" })]);
+
+  assert.deepEqual(at(100, 2.2, 41.4), [true, [2.2, 41.4]]);
+  assert.deepEqual(at(200, 2.2, 41.4), [false, [2.2, 41.4]]);
+  assert.deepEqual(at(150, 2.3, 41.4), [false, [2.2, 41.4]]); // late
+  assert.deepEqual(at(300, 2.3, 41.4, "bad"), [false, [2.2, 41.4]]);
+  assert.deepEqual(at(400, 200, 41.4), [false, [2.2, 41.4]]);
+  city.take([{ stream: 1, time: 500, result: 2.3, flag: null }]);
+  assert.equal(city.move(), false); // half of a position
+  city.take([{ stream: 2, time: 500, result: 41.5, flag: null }]);
+  assert.equal(city.move(), true);
+  assert.deepEqual(city.things.get(1)!.place, [2.3, 41.5]);
 });

@@ -9,7 +9,9 @@ import pytest
 
 from citylab.model import GATEWAY_NAME, HOUR, MINUTE, SECOND, Quality, Reading
 from citylab.times import parse_duration, parse_instant
+from citylab.tracks import metres
 from simulators.city import GATEWAYS, CityDriver, drivers
+from simulators.city_bus import STOPS
 from simulators.city_signals import Moment, sun, traffic
 
 NOON = parse_instant("2026-05-06T10:00:00Z")
@@ -53,7 +55,7 @@ def one_hour(seed: int = 1) -> list[Reading]:
     ]
 
 
-def test_it_has_24_things_and_about_80_datastreams_behind_several_gateways() -> None:
+def test_it_has_25_things_and_about_80_datastreams_behind_several_gateways() -> None:
     made = city(Clock())
     names = [
         stream["properties"]["streamName"]
@@ -62,10 +64,10 @@ def test_it_has_24_things_and_about_80_datastreams_behind_several_gateways() -> 
         for stream in t["Datastreams"]
     ]
 
-    assert sum(len(driver.things) for driver in made.values()) == 24
+    assert sum(len(driver.things) for driver in made.values()) == 25
     assert 70 <= len(names) <= 90
     assert len(set(names)) == len(names)
-    assert len(made) == len(GATEWAYS) == 6
+    assert len(made) == len(GATEWAYS) == 7
     assert all(GATEWAY_NAME.fullmatch(gateway) for gateway in made)
     assert all(STREAM_NAME.fullmatch(name) for name in names)
 
@@ -170,7 +172,7 @@ def test_values_are_plausible() -> None:
         "no2": (0, 120), "o3": (0, 150), "pm25": (0, 60), "pm10": (0, 90), "laeq": (35, 100), "lamax": (35, 110),
         "temperature": (-5, 42), "humidity": (10, 100), "wind": (0, 25), "pressure": (980, 1045), "rain": (0, 20),
         "sunshine": (0, 1100), "in": (0, 80), "out": (0, 80), "vehicles": (0, 60), "speed": (1, 80), "occupancy": (0, 100),
-        "rate": (0, 1500), "rsrp": (-120, -50), "devices": (0, 800), "free": (0, 500), "taken": (0, 100),
+        "rate": (0, 1500), "longitude": (2.14, 2.18), "latitude": (41.38, 41.43), "rsrp": (-120, -50), "devices": (0, 800), "free": (0, 500), "taken": (0, 100),
     }  # fmt: skip
     for start in ("2026-01-15T03:00:00Z", "2026-07-15T07:00:00Z", "2026-07-15T18:00:00Z"):
         at = parse_instant(start)
@@ -191,3 +193,19 @@ def test_a_day_has_the_shape_of_one() -> None:
     assert traffic(moments[3]) < 0.2
     assert max(moments, key=sun).hour in {13, 14}
     assert sun(moments[0]) == 0
+
+
+def test_the_bus_says_where_it_is_in_pairs_and_drives_as_a_bus_does() -> None:
+    said = city(Clock())["city-bus"].between(NOON - HOUR, NOON)
+    longitude, latitude = (
+        {r.time: r.value for r in said if r.name == f"city/bus-v17/{axis}"}
+        for axis in ("longitude", "latitude")
+    )
+    track = [(longitude[time], latitude[time]) for time in sorted(longitude)]
+    steps = [metres(one, other) for one, other in pairwise(track)]
+
+    assert longitude.keys() == latitude.keys()
+    assert len(track) == 720
+    assert max(steps) < 5 * 6.1  # m in five seconds
+    assert steps.count(0) > 50  # it halts at its stops
+    assert {min(STOPS, key=lambda stop: metres(stop, point)) for point in track} == set(STOPS)
