@@ -85,8 +85,8 @@ class Scope:
                 return f"(NOT {replace(self, wanted=wanted).predicate(node.operand)})"
             case Lambda():
                 return self._lambda(node)
-            case _:
-                return self._atom(node)
+        positive = _without_not(node)
+        return self._atom(node) if positive is None else self.predicate(Not(node.at, positive))
 
     def _atom(self, node: Expression) -> str:
         inner = replace(self, any_of=_Any(), guards=[])
@@ -313,6 +313,23 @@ class Scope:
             return self._time(*parse_time(text))
         except ValueError:
             return None
+
+
+def _without_not(node: Expression) -> Expression | None:
+    """What `not result lt 5` denies; None for a condition that does not begin with `not`.
+
+    By its precedence `not` belongs to the first operand alone, where it is either an equivalent or makes no sense.
+    """
+    match node:
+        case Not():
+            return node.operand
+        case Binary():
+            left = _without_not(node.left)
+            return None if left is None else replace(node, left=left)
+        case In():
+            value = _without_not(node.value)
+            return None if value is None else replace(node, value=value)
+    return None
 
 
 def unknown(entity_type: EntityType, name: str) -> str:

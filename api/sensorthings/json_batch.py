@@ -88,7 +88,7 @@ def write_json(outcomes: Iterable[Outcome | list[Outcome]]) -> bytes:
         for name, answer in outcome if isinstance(outcome, list) else [outcome]:
             response: dict[str, object] = {"id": name, "status": answer.status}
             headers = {key.decode(): value.decode("latin-1") for key, value in answer.headers}
-            if answer.content:
+            if answer.has_content:
                 headers["content-type"] = answer.kind.decode()
                 is_json = b"json" in answer.kind
                 response["body"] = msgspec.Raw(answer.content) if is_json else answer.content.decode()

@@ -117,7 +117,7 @@ def _response(outcome: Outcome) -> bytes:
     name, answer = outcome
     phrase = HTTPStatus(answer.status).phrase
     headers: Headers = answer.headers
-    if answer.content:
+    if answer.has_content:
         headers = ((b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.content)), *headers)
     lines = [b"Content-Type: application/http", b"Content-Transfer-Encoding: binary"]
     lines += [b"Content-ID: " + name.encode("latin-1")] if name else []

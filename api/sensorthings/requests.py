@@ -51,6 +51,11 @@ class Answer(NamedTuple):
     headers: Headers = ()
     stream: AsyncGenerator[bytes] | None = None
 
+    @property
+    def has_content(self) -> bool:
+        """Whether there is content: a text may be empty, JSON is not."""
+        return self.status not in {204, 304} and (bool(self.content) or self.kind != JSON)
+
 
 async def receive_request(scope: Scope, receive: Receive, public_url: str | None) -> Request:
     """Take a request whole. public_url: the address that links begin with, if it is configured."""
@@ -120,11 +125,10 @@ async def _disconnected(receive: Receive) -> None:
 
 def _start(answer: Answer) -> MutableMapping[str, Any]:
     headers = [*answer.headers, *_OPEN]
-    if answer.status not in {204, 304}:
-        if answer.content:
-            headers.append((b"content-type", answer.kind))
-        if answer.stream is None:
-            headers.append((b"content-length", str(len(answer.content)).encode()))
+    if answer.has_content:
+        headers.append((b"content-type", answer.kind))
+    if answer.status not in {204, 304} and answer.stream is None:
+        headers.append((b"content-length", str(len(answer.content)).encode()))
     return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 

@@ -245,6 +245,7 @@ class Compiler:
         name = page.alias
         if joins:
             # What is inside multiplies from level to level: a page ends where its text would become too long.
+            # No aggregate says an order of its own: PostgreSQL would give all of them the rows in that.
             text = (
                 f"SELECT {concat(pieces)} AS j, {token} AS token, {name}.n"
                 f" FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)} OFFSET 0"
@@ -257,7 +258,7 @@ class Compiler:
                 f"string_agg({name}.j, ',') FILTER (WHERE {fits})",
                 "count(*)",
                 f"CASE WHEN bool_or(NOT ({fits})) AND {top} > 0"
-                f" THEN (array_agg({name}.token ORDER BY {name}.n DESC) FILTER (WHERE {fits}))[1] END",
+                f" THEN (array_agg({name}.token) FILTER (WHERE {fits}))[count(*) FILTER (WHERE {fits})] END",
                 f"FROM ({sized}) AS {name}",
             )
         return Parts(
