@@ -283,7 +283,8 @@ async def _set_areas(connection: Connection, parts: Sequence[tuple[int, str | No
 def area_of(geometries: Iterable[str]) -> str | None:
     """GeoJSON of the area that geometries cover: of one that geometry itself, of several their envelope.
 
-    An envelope and a further geometry give the envelope of all. What is no GeoJSON geometry covers nothing.
+    An envelope and a further geometry give the envelope of all. One without width or height is a line or a point, since
+    a polygon that encloses nothing is none. What is no GeoJSON geometry covers nothing.
     """
     bounds = []
     for geometry in geometries:
@@ -295,6 +296,11 @@ def area_of(geometries: Iterable[str]) -> str | None:
         return bounds[0][0] if bounds else None
     west, south = (min(b[i] for _, b in bounds) for i in (0, 1))
     east, north = (max(b[i] for _, b in bounds) for i in (2, 3))
+    if west == east and south == north:
+        return msgspec.json.encode({"type": "Point", "coordinates": [west, south]}).decode()
+    if west == east or south == north:
+        line = [[west, south], [east, north]]
+        return msgspec.json.encode({"type": "LineString", "coordinates": line}).decode()
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return msgspec.json.encode({"type": "Polygon", "coordinates": [ring]}).decode()
 
