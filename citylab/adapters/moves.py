@@ -168,18 +168,19 @@ async def _change(connection: Connection, changes: Mapping[int, Changes], moved:
     made = [(thing, time, *point) for thing, change in changes.items() for time, point in change.made]
     thing, time, longitude, latitude = zip(*made, strict=True)
     things = list(changes)
-    async with _no_change_of_catalogue(connection):
-        await connection.execute(
-            _MAKE,
-            (
-                PgArray(np.array(thing, np.int64)), times(np.array(time, np.int64)),
-                PgArray(np.array(longitude, np.float64)), PgArray(np.array(latitude, np.float64)),
-            ),
-        )  # fmt: skip
-        gone = [history for change in changes.values() for _, history in change.gone]
-        if gone:
-            await connection.execute("DELETE FROM historical_locations WHERE id = ANY(%s)", (gone,))
-    await connection.execute(_FOLLOW_NEWEST, {"things": things})
+    gone = [history for change in changes.values() for _, history in change.gone]
+    async with connection.pipeline():  # nothing here waits for what a statement answers
+        async with _no_change_of_catalogue(connection):
+            await connection.execute(
+                _MAKE,
+                (
+                    PgArray(np.array(thing, np.int64)), times(np.array(time, np.int64)),
+                    PgArray(np.array(longitude, np.float64)), PgArray(np.array(latitude, np.float64)),
+                ),
+            )  # fmt: skip
+            if gone:
+                await connection.execute("DELETE FROM historical_locations WHERE id = ANY(%s)", (gone,))
+        await connection.execute(_FOLLOW_NEWEST, {"things": things})
     first, last = np.array([change.span for change in changes.values()], np.int64).T
     cursor = await connection.execute(_OVERTAKEN, (PgArray(np.array(things, np.int64)), times(first)))
     late = np.isin(things, [thing for (thing,) in await cursor.fetchall()])
