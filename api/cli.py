@@ -10,23 +10,13 @@ import uvicorn
 from api.app import create_app
 from api.health import health_router
 from api.live import LiveRouter, live_router
+from api.live_things import StoredThings
 from api.page import page_router
 from citylab import wiring
 from citylab.cli import Data, run, single
-from citylab.ports import Store
 from citylab.settings import Settings, redacted
 
 GRACE = 2  # s that requests in hand have when the server stops
-
-
-async def _datastreams_of(store: Store, thing: int) -> list[int] | None:
-    """The ids of a Thing's Datastreams, or None when there is no such Thing."""
-    async with store.transaction(read_only=True) as transaction:
-        rows = await transaction.fetch(
-            "SELECT t.id, d.id FROM things t LEFT JOIN datastreams d ON d.thing_id = t.id WHERE t.id = %s",
-            (thing,),
-        )
-    return [datastream for _, datastream in rows if datastream is not None] if rows else None
 
 
 class Server(uvicorn.Server):
@@ -64,11 +54,7 @@ async def serve(settings: Settings) -> None:
         wiring.opened(wiring.store(settings, name="api", statement_timeout=timeout)) as store,
         wiring.opened(wiring.event_log(settings)) as log,
     ):
-
-        async def datastreams_of(thing: int) -> list[int] | None:
-            return await _datastreams_of(store, thing)
-
-        live = live_router(log, datastreams_of)
+        live = live_router(log, StoredThings(store))
         app = create_app(
             store,
             wiring.entity_writes(),
@@ -82,7 +68,8 @@ async def serve(settings: Settings) -> None:
         )
         config = uvicorn.Config(
             app, host=settings.http_host, port=settings.http_port, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools",
+            timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools", ws="websockets-sansio",
+            ws_per_message_deflate=False,  # a compressor for each client would cost more than the bytes
         )  # fmt: skip
         await Server(config, live).run_until_cancelled()
 
