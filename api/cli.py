@@ -74,6 +74,7 @@ async def serve(settings: Settings) -> None:
             wiring.entity_writes(),
             public_url=settings.public_url or None,
             page_limit=settings.page_limit,
+            tasking=settings.tasking,
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,

@@ -70,6 +70,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     page_limit: Annotated[
         int, _about("Entities in a page of the API when $top does not say."), msgspec.Meta(ge=1, le=10_000)
     ] = 100
+    tasking: Annotated[
+        bool,
+        _about(
+            "0 leaves Part 2 of SensorThings, Tasking, out of the API, for clients that know Part 1 alone."
+        ),
+    ] = True
+    command_seconds: Annotated[
+        int,
+        _about("How long a Task's command waits for its gateway to answer before the Task is expired."),
+        msgspec.Meta(ge=1, le=31_536_000),
+    ] = 3_600
     bridge_name: Annotated[
         str, _about("Names the bridge's persistent MQTT session; every bridge has its own, never used twice."),
         msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,32}$"),

@@ -6,12 +6,14 @@ one segment. A test of the project fails when the page is stale, and when a clai
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from api.sensorthings.requirements import BASE, CLASSES, HELD
+from api.sensorthings.requirements import BASE, CLASSES, HELD, HELD_TASKING, TASKING_BASE, TASKING_CLASSES
 
+CLAIMS = (*HELD, *HELD_TASKING)
+REQUIREMENTS = CLASSES | TASKING_CLASSES  # by class
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
@@ -32,8 +34,8 @@ def holding() -> dict[str, list[str]]:
     """The tests of each claim. A requirements class is held by those of its requirements."""
     found = list(named())
     tests: dict[str, list[str]] = {}
-    for claim in HELD:
-        parts = CLASSES.get(claim, (claim,))
+    for claim in CLAIMS:
+        parts = REQUIREMENTS.get(claim, (claim,))
         tests[claim] = sorted({test for name, test in found for part in parts if _matches(part, name)})
     return tests
 
@@ -45,7 +47,11 @@ def _matches(claim: str, name: str) -> bool:
 def unheld() -> list[str]:
     """Claims that no test names; of a class, its requirements count one by one."""
     tests = holding()
-    return [claim for claim in HELD if claim not in CLASSES and not tests[claim]]
+    return [claim for claim in CLAIMS if claim not in REQUIREMENTS and not tests[claim]]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def page() -> str:
@@ -58,15 +64,16 @@ def page() -> str:
         "",
         "What the API claims on its landing page (`serverSettings.conformance`), and the tests under",
         "`tests/conformance/` that hold it, black box over HTTP, on the embedded and on the real engines.",
-        f"Every URI begins with `{BASE}`.",
+        f"Every URI begins with `{BASE}`;",
+        f"those of Part 2, Tasking, with `{TASKING_BASE}`: {_listed(TASKING_CLASSES)}.",
         "",
-        f"Requirements classes of which everything holds: {', '.join(f'`{name}`' for name in CLASSES)}.",
+        f"Requirements classes of which everything holds: {_listed(REQUIREMENTS)}.",
         "",
     ]
-    for group in dict.fromkeys(claim.partition("/")[0] for claim in HELD):
+    for group in dict.fromkeys(claim.partition("/")[0] for claim in CLAIMS):
         lines += [f"## {group}", "", "| requirement | tests |", "|---|---|"]
-        for claim in HELD:
-            if claim not in CLASSES and claim.partition("/")[0] == group:
+        for claim in CLAIMS:
+            if claim not in REQUIREMENTS and claim.partition("/")[0] == group:
                 lines.append(f"| `{claim}` | {'<br>'.join(f'`{test}`' for test in tests[claim])} |")
         lines.append("")
     return "\n".join(lines)

@@ -1,15 +1,16 @@
-"""The requirements of OGC 18-088 that hold, by their URIs; each has tests named after it in `tests/conformance`."""
+"""The requirements of OGC 18-088 and 17-079 that hold, by their URIs; each has tests in `tests/conformance` that name it."""
 
-from citylab.entities import ENTITY_TYPES
+from citylab.entities import ENTITY_TYPES, TASK, TASKING, EntityTypes
 
 BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
+TASKING_BASE = "http://www.opengis.net/spec/iot_tasking/1.0/req/"
 
 DATAMODEL = (
     "datamodel/entity-control-information/common-control-information",
     *(
         f"datamodel/{t.requirement}/{part}"
         for t in ENTITY_TYPES.values()
-        if t.requirement
+        if t.requirement and t not in TASKING
         for part in ("properties", "relations")
     ),
 )
@@ -58,7 +59,14 @@ CLASSES = {
 }
 """Requirements classes of which every requirement holds."""
 
+TASKING_CLASSES = {
+    **{t.requirement: (f"{t.requirement}/properties", f"{t.requirement}/relations") for t in TASKING},
+    "create-tasks": ("create-tasks/task-creation",),
+}
+"""The same of Part 2, Tasking Core."""
+
 HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
+HELD_TASKING = (*TASKING_CLASSES, *(name for names in TASKING_CLASSES.values() for name in names))
 EXTENSIONS = (
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
@@ -66,6 +74,7 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def conformance() -> list[str]:
-    """What the landing page lists."""
-    return [*(BASE + requirement for requirement in HELD), *EXTENSIONS]
+def conformance(types: EntityTypes) -> list[str]:
+    """What the landing page lists, of a service that offers these entities."""
+    tasking = HELD_TASKING if TASK.name in types else ()
+    return [*(BASE + name for name in HELD), *(TASKING_BASE + name for name in tasking), *EXTENSIONS]

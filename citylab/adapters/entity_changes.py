@@ -27,6 +27,7 @@ from citylab.adapters.entity_writes import (
 )
 from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property, size
 from citylab.adapters.postgres import Connection
+from citylab.adapters.tasks import check_change
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft
 from citylab.entities import (
@@ -36,6 +37,7 @@ from citylab.entities import (
     LOCATION,
     MULTI_DATASTREAM,
     OBSERVATION,
+    TASK,
     THING,
     EntityType,
     Kind,
@@ -46,14 +48,16 @@ from citylab.model import Micros
 from citylab.ports import Transaction
 from citylab.times import format_instant
 
-# OGC 18-088 §10.4, Table 26: what is deleted along with an entity.
+# OGC 18-088 §10.4, Table 26, and the like for Tasking: what is deleted along with an entity.
 _CASCADES: Mapping[str, Sequence[str]] = {
-    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations"),
+    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations", "TaskingCapabilities"),
     "Location": ("HistoricalLocations",),
     "Datastream": ("Observations",),
     "Sensor": ("Datastreams", "MultiDatastreams"),
     "ObservedProperty": ("Datastreams", "MultiDatastreams"),
     "FeatureOfInterest": ("Observations",),
+    "Actuator": ("TaskingCapabilities",),
+    "TaskingCapability": ("Tasks",),
 }
 
 
@@ -74,6 +78,8 @@ class Changes:
             return
         windows = await self._windows(own) if entity_type is DATASTREAM else None
         results = await size(self.transaction, own) if entity_type is MULTI_DATASTREAM else None
+        if entity_type is TASK:
+            await check_change(self.transaction, own, changes)
         await self._set(entity_type, own, changes)
         for name, targets in changes.links.items():
             relation = entity_type.relations[name]
@@ -171,7 +177,7 @@ class Changes:
 
     async def _relate(self, entity_type: EntityType, own: int, relation: Relation, ids: list[int]) -> None:
         """Link to entities that exist. The Locations of a Thing are replaced; every other relation gets more."""
-        if entity_type is THING and relation.link:
+        if entity_type == THING and relation.link:
             if ids:
                 await move_thing(self.transaction, own, ids, time=self.now)
             else:
