@@ -1,4 +1,4 @@
-"""The bridge: MQTT -> event log. It acknowledges, to the broker and to the gateway, only what the log has."""
+"""The bridge: MQTT -> event log, and back what the platform publishes. It acknowledges only what the log has."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from citylab.ports import BrokerConnection, EventLog
 from citylab.senml import identity
 from citylab.times import now
 from ingest.acknowledgements import Acknowledgements
+from ingest.outbound import Outbound
 
 log = structlog.get_logger()
 
@@ -60,6 +61,7 @@ class Bridge:
         self.numbered, self.unnumbered, self.log = numbered, unnumbered, event_log
         self.name, self.limits, self.clock = name, limits or Limits(), clock
         self.acknowledgements = Acknowledgements()
+        self.outbound = Outbound(unnumbered, event_log, clock=clock)
         self.packs = self.refused = 0
         self._log_is_away = False
         self._retained: dict[
@@ -74,6 +76,7 @@ class Bridge:
             tasks.create_task(self._tell())
             tasks.create_task(self._greet())
             tasks.create_task(_drain(self.numbered))
+            tasks.create_task(self.outbound.run())
             tasks.create_task(self._report())
 
     async def _bridge(self, connection: BrokerConnection) -> None:
@@ -179,6 +182,7 @@ class Bridge:
                 "packs": self.packs,
                 "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
+                "published": self.outbound.published,
                 "connected": connected,
             }
             before, since = self.packs, began

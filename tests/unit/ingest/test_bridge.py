@@ -1,7 +1,7 @@
 """The bridge's promise: nothing is acknowledged, to the broker or to a gateway, that the log has not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from citylab.errors import Unavailable
-from citylab.model import Message, NewEvent, Topic
+from citylab.model import Batch, Message, NewEvent, Position, Topic
 from ingest.bridge import PLATFORM, ROOT, Bridge, Limits
 
 T0 = 1_767_225_600_000_000
@@ -106,13 +106,21 @@ class Log:
 
     async def append(self, topic: Topic, events: Sequence[NewEvent]) -> None:
         await self.open.wait()
-        if self.failures:
+        if self.failures and topic != Topic.OUTBOUND:
             self.failures -= 1
             raise Unavailable("event log", "it is full")
         assert all(len(event.value) <= 4 << 20 for event in events)
         self.events[topic] += events
-        if topic != Topic.STATUS:
+        if topic not in {Topic.STATUS, Topic.OUTBOUND}:
             self.story.append(f"append {topic}")
+
+    async def tail(self, topic: Topic) -> dict[int, Position]:
+        return {0: Position(len(self.events[topic]), b"")}
+
+    async def read(self, *_: object, **options: int) -> AsyncGenerator[Batch]:
+        del options
+        await asyncio.Event().wait()  # nothing is to be published here
+        yield Batch(Topic.OUTBOUND, 0, Position(0, b""), [], Position(0, b""))
 
     def of(self, topic: Topic) -> list[NewEvent]:
         """Without what the bridge says of itself."""
@@ -374,5 +382,6 @@ async def test_the_bridge_says_of_itself_how_it_is(house):
         "packs": 0,
         "packs_per_second": 0.0,
         "refused": 0,
+        "published": 0,
         "connected": True,
     }
