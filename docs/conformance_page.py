@@ -12,13 +12,17 @@ from pathlib import Path
 
 from api.sensorthings.requirements import BASE, CLASSES, HELD, HELD_TASKING, TASKING_BASE, TASKING_CLASSES
 
-CLAIMS = (*HELD, *HELD_TASKING)
 REQUIREMENTS = CLASSES | TASKING_CLASSES  # by class
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
 _NAMED = re.compile(r"\breq/([\w*/-]*[\w*])")
 _WRITTEN = "<!-- Written by docs/conformance_page.py. Change requirements.py or the tests, not this page. -->"
+
+
+def claims() -> tuple[str, ...]:
+    """What the landing page lists, of both parts of the standard."""
+    return (*HELD, *HELD_TASKING)
 
 
 def named() -> Iterator[tuple[str, str]]:
@@ -34,7 +38,7 @@ def holding() -> dict[str, list[str]]:
     """The tests of each claim. A requirements class is held by those of its requirements."""
     found = list(named())
     tests: dict[str, list[str]] = {}
-    for claim in CLAIMS:
+    for claim in claims():
         parts = REQUIREMENTS.get(claim, (claim,))
         tests[claim] = sorted({test for name, test in found for part in parts if _matches(part, name)})
     return tests
@@ -47,7 +51,7 @@ def _matches(claim: str, name: str) -> bool:
 def unheld() -> list[str]:
     """Claims that no test names; of a class, its requirements count one by one."""
     tests = holding()
-    return [claim for claim in CLAIMS if claim not in REQUIREMENTS and not tests[claim]]
+    return [claim for claim in claims() if claim not in REQUIREMENTS and not tests[claim]]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -70,9 +74,9 @@ def page() -> str:
         f"Requirements classes of which everything holds: {_listed(REQUIREMENTS)}.",
         "",
     ]
-    for group in dict.fromkeys(claim.partition("/")[0] for claim in CLAIMS):
+    for group in dict.fromkeys(claim.partition("/")[0] for claim in claims()):
         lines += [f"## {group}", "", "| requirement | tests |", "|---|---|"]
-        for claim in CLAIMS:
+        for claim in claims():
             if claim not in REQUIREMENTS and claim.partition("/")[0] == group:
                 lines.append(f"| `{claim}` | {'<br>'.join(f'`{test}`' for test in tests[claim])} |")
         lines.append("")

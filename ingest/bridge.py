@@ -27,14 +27,17 @@ NUMBERED_SUBSCRIPTIONS = (
     (f"{ROOT}+/descriptor", 1),
     (f"{ROOT}+/status", 1),
 )
-# Packs without numbers over a persistent session: the broker keeps them while the bridge restarts.
-UNNUMBERED_SUBSCRIPTIONS = ((f"$share/citylab-devices/{ROOT}+/packs", 1),)
+# Packs without numbers, and results of Tasks, over a persistent session: the broker keeps them while the bridge restarts.
+UNNUMBERED_SUBSCRIPTIONS = (
+    (f"$share/citylab-devices/{ROOT}+/packs", 1),
+    (f"{ROOT}+/results", 1),  # by every bridge: a result that comes again changes nothing
+)
 
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself
 LONGEST_NAME = 64  # characters kept of a gateway's name that is none
 RETAINED = ("/descriptor", "/status")
-_TOPICS = {"descriptor": Topic.DESCRIPTORS, "status": Topic.STATUS}
+_TOPICS = {"descriptor": Topic.DESCRIPTORS, "status": Topic.STATUS, "results": Topic.STATUS}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from processing.catalogue import EMPTY, Catalogue
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import open_rejections, refused
+from processing.tasks import send_due
 
 log = structlog.get_logger()
 
@@ -51,7 +52,10 @@ class Figures:
 
 
 class Processing:
-    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost."""
+    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost.
+
+    command_seconds: how long a Task's command waits for its gateway.
+    """
 
     def __init__(
         self,
@@ -60,10 +64,12 @@ class Processing:
         *,
         rules: Rules | None = None,
         pace: Pace | None = None,
+        command_seconds: int = 3_600,
         clock: Callable[[], Micros] = now,
     ) -> None:
         self.store, self.log, self.clock = store, event_log, clock
         self.rules, self.pace = rules or Rules(), pace or Pace()
+        self.command_lifetime = command_seconds * SECOND
         self.figures = Figures()
         self._catalogue: Catalogue = EMPTY
         self._catalogue_lock = asyncio.Lock()
@@ -79,6 +85,7 @@ class Processing:
                 ("registrations", self._registrations),
                 ("updates", self._publish),
                 ("writes of others", self._listen),
+                ("commands", self._send_commands),
                 ("hours and days", self._fold),
                 ("figures", self._report),
             ):
@@ -322,6 +329,12 @@ class Processing:
                 await self._load()
             await self._take_up()
             self._well("writes of others")
+
+    async def _send_commands(self) -> None:
+        """Tasks that became commands, once they are committed, and again when their gateway is back."""
+        async for _ in self.store.notifications("citylab_commands"):
+            await send_due(self.store, self.log, now=self.clock(), lifetime=self.command_lifetime)
+            self._well("commands")
 
     async def _fold(self) -> None:
         while True:
