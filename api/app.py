@@ -15,6 +15,7 @@ from api.openapi import complete
 from api.reference import reference_page
 from api.sensorthings.errors import body, message_of, status_of
 from api.sensorthings.requests import ROOT
+from api.sensorthings.requirements import server_settings
 from api.sensorthings.service import SensorThings
 from citylab import __version__
 from citylab.errors import CitylabError, Unavailable
@@ -48,12 +49,14 @@ def create_app(
     *,
     public_url: str | None = None,
     page_limit: int = 100,
+    mqtt_endpoints: Sequence[str] = (),
     routers: Sequence[APIRouter] = (),
 ) -> Application:
     """Make the application; the store is open while it serves.
 
     public_url: the address that absolute links begin with, such as https://city.example; None takes the request's.
     page_limit: how many entities a page has when the request does not say ($top may ask for up to 10,000).
+    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT.
     """
     app = Application(
         title="Citylab",
@@ -62,7 +65,9 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
     )
-    app.sensorthings = SensorThings(store, writes, public_url=public_url, page=page_limit)
+    app.sensorthings = SensorThings(
+        store, writes, public_url=public_url, page=page_limit, settings=server_settings(mqtt_endpoints)
+    )
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["*"]
     )

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from api.sensorthings.requirements import BASE, CLASSES, HELD
+from api.sensorthings import requirements
+from api.sensorthings.requirements import BASE, MQTT_CLASSES
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
 _NAMED = re.compile(r"\breq/([\w*/-]*[\w*])")
+CLASSES = requirements.CLASSES | MQTT_CLASSES
+HELD = (*requirements.HELD, *MQTT_CLASSES, *(name for names in MQTT_CLASSES.values() for name in names))
 _WRITTEN = "<!-- Written by docs/conformance_page.py. Change requirements.py or the tests, not this page. -->"
 
 
@@ -57,7 +60,7 @@ def page() -> str:
         "# Conformance",
         "",
         "What the API claims on its landing page (`serverSettings.conformance`), and the tests under",
-        "`tests/conformance/` that hold it, black box over HTTP, on the embedded and on the real engines.",
+        "`tests/conformance/` that hold it, black box over HTTP and MQTT, on the embedded and on the real engines.",
         f"Every URI begins with `{BASE}`.",
         "",
         f"Requirements classes of which everything holds: {', '.join(f'`{name}`' for name in CLASSES)}.",

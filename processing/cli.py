@@ -23,7 +23,7 @@ async def serve(settings: Settings) -> None:
         wiring.opened(wiring.event_log(settings)) as log,
     ):
         gc.freeze()  # what is here now stays; the collector need not look at it again
-        await Processing(store, log, rules=rules).run()
+        await Processing(store, log, wiring.entity_writes(), rules=rules).run()
 
 
 def processing(data: Data = None) -> None:

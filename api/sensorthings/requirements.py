@@ -1,5 +1,8 @@
 """The requirements of OGC 18-088 that hold, by their URIs; each has tests named after it in `tests/conformance`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from citylab.entities import ENTITY_TYPES
 
 BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
@@ -58,6 +61,12 @@ CLASSES = {
 }
 """Requirements classes of which every requirement holds."""
 
+CREATE_OVER_MQTT = "create-observations-via-mqtt"
+MQTT_CLASSES = {
+    CREATE_OVER_MQTT: (f"{CREATE_OVER_MQTT}/observations-creation",),
+}
+"""Requirements classes that hold where clients reach a broker."""
+
 HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
 EXTENSIONS = (
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",
@@ -66,6 +75,12 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def conformance() -> list[str]:
-    """What the landing page lists."""
-    return [*(BASE + requirement for requirement in HELD), *EXTENSIONS]
+def server_settings(endpoints: Sequence[str] = ()) -> dict[str, Any]:
+    """The landing page's `serverSettings`: which requirements hold, and what a client must know of them (§9.2.1).
+
+    endpoints: addresses of the MQTT broker.
+    """
+    over_mqtt = MQTT_CLASSES if endpoints else {}
+    single = [BASE + part for parts in over_mqtt.values() for part in parts]
+    conformance = [*(BASE + name for name in (*HELD, *over_mqtt)), *single, *EXTENSIONS]
+    return {"conformance": conformance} | {uri: {"endpoints": endpoints} for uri in single}
