@@ -15,6 +15,7 @@ from api.openapi import complete
 from api.reference import reference_page
 from api.sensorthings.errors import body, message_of, status_of
 from api.sensorthings.requests import ROOT
+from api.sensorthings.requirements import server_settings
 from api.sensorthings.service import SensorThings
 from citylab import __version__
 from citylab.entities import ENTITY_TYPES, TASKING, EntityTypes, without
@@ -51,6 +52,7 @@ def create_app(
     public_url: str | None = None,
     page_limit: int = 100,
     tasking: bool = True,
+    mqtt_endpoints: Sequence[str] = (),
     routers: Sequence[APIRouter] = (),
 ) -> Application:
     """Make the application; the store is open while it serves.
@@ -58,6 +60,7 @@ def create_app(
     public_url: the address that absolute links begin with, such as https://city.example; None takes the request's.
     page_limit: how many entities a page has when the request does not say ($top may ask for up to 10,000).
     tasking: whether it offers Part 2, Tasking, besides Part 1.
+    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT.
     """
     app = Application(
         title="Citylab",
@@ -67,7 +70,14 @@ def create_app(
         redoc_url=None,
     )
     app.types = ENTITY_TYPES if tasking else without(*TASKING)
-    app.sensorthings = SensorThings(store, writes, public_url=public_url, page=page_limit, types=app.types)
+    app.sensorthings = SensorThings(
+        store,
+        writes,
+        public_url=public_url,
+        page=page_limit,
+        settings=server_settings(mqtt_endpoints, app.types),
+        types=app.types,
+    )
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["*"]
     )

@@ -12,7 +12,16 @@ from typing import NoReturn, TypeAlias
 
 import msgspec
 
-from citylab.entities import ENTITY_TYPES, EntityType, EntityTypes, Kind, Property, Relation, target
+from citylab.entities import (
+    ENTITY_TYPES,
+    OBSERVATION,
+    EntityType,
+    EntityTypes,
+    Kind,
+    Property,
+    Relation,
+    target,
+)
 from citylab.errors import Rejected
 from citylab.model import Micros, Reason
 from citylab.times import parse_time
@@ -111,6 +120,17 @@ def attach(draft: Draft, relation: Relation, parent: int) -> None:
         _refuse("", f"the document names another {relation.inverse} than the {name}({parent}) it was sent to")
     if parent not in targets:
         targets.append(parent)
+
+
+def is_plain_observation(draft: Draft) -> bool:
+    """Whether it is an Observation that names its Datastream, and perhaps its feature, by id: nothing else is made."""
+    links = draft.links
+    return (
+        draft.entity_type is OBSERVATION
+        and "Datastream" in links
+        and links.keys() <= {"Datastream", "FeatureOfInterest"}
+        and all(isinstance(target, int) for targets in links.values() for target in targets)
+    )
 
 
 def _draft(

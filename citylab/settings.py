@@ -104,6 +104,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     statement_seconds: Annotated[
         float, _about("How long a query of the API may take, in seconds."), msgspec.Meta(gt=0, le=3_600)
     ] = 30.0
+    mqtt_endpoints: Annotated[
+        str,
+        _about(
+            "Addresses at which clients reach the MQTT broker, such as mqtts://city.example:8883, separated by commas; else the"
+            " address that Citylab uses, without its user."
+        ),
+    ] = ""
     grafana_url: Annotated[str, _about("Grafana's address, as http://[user:password@]host:port.")] = ""
     grafana_token: Annotated[
         str, _about("A token of a Grafana service account, instead of user and password.")
@@ -214,6 +221,14 @@ def _of_running_city(data: Path) -> dict[str, Any]:
         for name in ("broker_url", "log_url", "store_url", "http_port")
         if name in addresses
     }
+
+
+def endpoints(settings: Settings) -> list[str]:
+    """Where clients reach the MQTT broker."""
+    if settings.mqtt_endpoints:
+        return [address.strip() for address in settings.mqtt_endpoints.split(",") if address.strip()]
+    parts = urlsplit(settings.broker_url)
+    return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.netloc else []
 
 
 def is_secret(name: str) -> bool:

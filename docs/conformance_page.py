@@ -6,23 +6,28 @@ one segment. A test of the project fails when the page is stale, and when a clai
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from api.sensorthings.requirements import BASE, CLASSES, HELD, HELD_TASKING, TASKING_BASE, TASKING_CLASSES
+from api.sensorthings import requirements
+from api.sensorthings.requirements import (
+    BASE,
+    MQTT_CLASSES,
+    TASKING_BASE,
+    TASKING_CLASSES,
+    TASKING_MQTT_CLASSES,
+)
 
-REQUIREMENTS = CLASSES | TASKING_CLASSES  # by class
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
 _NAMED = re.compile(r"\breq/([\w*/-]*[\w*])")
+_TASKING = TASKING_CLASSES | TASKING_MQTT_CLASSES
+_FURTHER = MQTT_CLASSES | _TASKING
+CLASSES = requirements.CLASSES | _FURTHER
+HELD = (*requirements.HELD, *_FURTHER, *(name for names in _FURTHER.values() for name in names))
 _WRITTEN = "<!-- Written by docs/conformance_page.py. Change requirements.py or the tests, not this page. -->"
-
-
-def claims() -> tuple[str, ...]:
-    """What the landing page lists, of both parts of the standard."""
-    return (*HELD, *HELD_TASKING)
 
 
 def named() -> Iterator[tuple[str, str]]:
@@ -38,8 +43,8 @@ def holding() -> dict[str, list[str]]:
     """The tests of each claim. A requirements class is held by those of its requirements."""
     found = list(named())
     tests: dict[str, list[str]] = {}
-    for claim in claims():
-        parts = REQUIREMENTS.get(claim, (claim,))
+    for claim in HELD:
+        parts = CLASSES.get(claim, (claim,))
         tests[claim] = sorted({test for name, test in found for part in parts if _matches(part, name)})
     return tests
 
@@ -51,11 +56,7 @@ def _matches(claim: str, name: str) -> bool:
 def unheld() -> list[str]:
     """Claims that no test names; of a class, its requirements count one by one."""
     tests = holding()
-    return [claim for claim in claims() if claim not in REQUIREMENTS and not tests[claim]]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return [claim for claim in HELD if claim not in CLASSES and not tests[claim]]
 
 
 def page() -> str:
@@ -67,17 +68,17 @@ def page() -> str:
         "# Conformance",
         "",
         "What the API claims on its landing page (`serverSettings.conformance`), and the tests under",
-        "`tests/conformance/` that hold it, black box over HTTP, on the embedded and on the real engines.",
-        f"Every URI begins with `{BASE}`;",
-        f"those of Part 2, Tasking, with `{TASKING_BASE}`: {_listed(TASKING_CLASSES)}.",
+        "`tests/conformance/` that hold it, black box over HTTP and MQTT, on the embedded and on the real engines.",
+        f"Every URI begins with `{BASE}`; those of Part 2,",
+        f"Tasking ({', '.join(f'`{name}`' for name in _TASKING)}), with `{TASKING_BASE}`.",
         "",
-        f"Requirements classes of which everything holds: {_listed(REQUIREMENTS)}.",
+        f"Requirements classes of which everything holds: {', '.join(f'`{name}`' for name in CLASSES)}.",
         "",
     ]
-    for group in dict.fromkeys(claim.partition("/")[0] for claim in claims()):
+    for group in dict.fromkeys(claim.partition("/")[0] for claim in HELD):
         lines += [f"## {group}", "", "| requirement | tests |", "|---|---|"]
-        for claim in claims():
-            if claim not in REQUIREMENTS and claim.partition("/")[0] == group:
+        for claim in HELD:
+            if claim not in CLASSES and claim.partition("/")[0] == group:
                 lines.append(f"| `{claim}` | {'<br>'.join(f'`{test}`' for test in tests[claim])} |")
         lines.append("")
     return "\n".join(lines)

@@ -8,8 +8,10 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
+from citylab import mqtt_topics
 from citylab.errors import Rejected, Unavailable
 from citylab.model import GATEWAY_NAME, SECOND, Message, Micros, NewEvent, Reason, Topic
+from citylab.mqtt_topics import CREATION_FILTERS, is_announcement
 from citylab.ports import BrokerConnection, EventLog
 from citylab.senml import identity
 from citylab.times import now
@@ -27,17 +29,24 @@ NUMBERED_SUBSCRIPTIONS = (
     (f"{ROOT}+/descriptor", 1),
     (f"{ROOT}+/status", 1),
 )
-# Packs without numbers, and results of Tasks, over a persistent session: the broker keeps them while the bridge restarts.
+# Packs without numbers, results of Tasks and SensorThings creates over a persistent session: the broker keeps them while
+# the bridge restarts. Each shared filter has a group of its own: rumqttd knows a group by its name alone.
 UNNUMBERED_SUBSCRIPTIONS = (
     (f"$share/citylab-devices/{ROOT}+/packs", 1),
     (f"{ROOT}+/results", 1),  # by every bridge: a result that comes again changes nothing
+    *((f"$share/citylab-creates-{i}/{topics}", 1) for i, topics in enumerate(CREATION_FILTERS)),
 )
 
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself
 LONGEST_NAME = 64  # characters kept of a gateway's name that is none
 RETAINED = ("/descriptor", "/status")
-_TOPICS = {"descriptor": Topic.DESCRIPTORS, "status": Topic.STATUS, "results": Topic.STATUS}
+_TOPICS = {
+    "descriptor": Topic.DESCRIPTORS,
+    "status": Topic.STATUS,
+    "results": Topic.STATUS,
+    "creates": Topic.CREATES,
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,10 @@ class Bridge:
                 if not message.payload or known == digest:
                     continue  # deleted from the broker, or delivered again after a reconnect
                 kept[message.topic] = digest
+            if message.topic.startswith(mqtt_topics.ROOT) and (
+                message.retain or is_announcement(message.payload)
+            ):
+                continue  # what was created before
             topic, event = self._event(message)
             events.setdefault(topic, []).append(event)
         for topic, some in events.items():
@@ -115,9 +128,14 @@ class Bridge:
     def _event(self, message: Message) -> tuple[Topic, NewEvent]:
         """What the log gets of a message, and into which topic."""
         gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
+        creates = message.topic.startswith(mqtt_topics.ROOT)
+        if creates:
+            # MQTT does not tell who publishes. No gateway has a name like this one.
+            gateway, kind = mqtt_topics.ROOT + message.topic.rpartition("/")[2], "creates"
         payload, headers = message.payload, {"gateway": gateway, "received-at": str(message.received_at)}
         try:
-            _check_name(gateway)
+            if not creates:
+                _check_name(gateway)
             if kind == "packs/numbered":
                 epoch, seq = identity(payload)
                 headers |= {"epoch": str(epoch), "seq": str(seq)}

@@ -4,6 +4,7 @@ import gc
 
 from citylab import wiring
 from citylab.cli import Data, run, single
+from citylab.entities import ENTITY_TYPES, TASKING, without
 from citylab.settings import Settings
 from citylab.times import parse_instant
 from processing.decode import Rules
@@ -23,7 +24,14 @@ async def serve(settings: Settings) -> None:
         wiring.opened(wiring.event_log(settings)) as log,
     ):
         gc.freeze()  # what is here now stays; the collector need not look at it again
-        await Processing(store, log, rules=rules, command_seconds=settings.command_seconds).run()
+        await Processing(
+            store,
+            log,
+            wiring.entity_writes(),
+            rules=rules,
+            types=ENTITY_TYPES if settings.tasking else without(*TASKING),
+            command_seconds=settings.command_seconds,
+        ).run()
 
 
 def processing(data: Data = None) -> None:

@@ -11,7 +11,7 @@ from citylab.errors import Rejected
 from citylab.model import Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
-from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
 from processing.descriptors import (
     Json,
     capabilities_of,
@@ -120,11 +120,8 @@ async def status(store: Store, batch: Batch) -> None:
 
 
 def _accounting(batch: Batch, receipts: Sequence[Receipt], rejections: Sequence[NewRejection]) -> Write:
-    rows, receipt, record = no_rows()
     spans = [Span(batch.topic, batch.partition, batch.before, batch.after)]
-    return Write(
-        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=rejections, spans=spans
-    )
+    return bookkeeping(receipts=receipts, rejections=rejections, spans=spans)
 
 
 def _receipt(batch: Batch, event: Event) -> Receipt:

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import structlog
 
+from citylab.entities import ENTITY_TYPES, EntityTypes
 from citylab.errors import PositionLost, Rejected, Unavailable
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
-from citylab.ports import START, EventLog, Store
+from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
 from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
 from processing import catalogue as catalogues
 from processing.catalogue import EMPTY, Catalogue
+from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import open_rejections, refused
@@ -54,21 +56,24 @@ class Figures:
 class Processing:
     """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost.
 
-    command_seconds: how long a Task's command waits for its gateway.
+    types: the entities that are offered to clients; command_seconds: how long a Task's command waits for its gateway.
     """
 
     def __init__(
         self,
         store: Store,
         event_log: EventLog,
+        writes: EntityWrites,
         *,
         rules: Rules | None = None,
         pace: Pace | None = None,
+        types: EntityTypes = ENTITY_TYPES,
         command_seconds: int = 3_600,
         clock: Callable[[], Micros] = now,
     ) -> None:
-        self.store, self.log, self.clock = store, event_log, clock
+        self.store, self.log, self.writes, self.clock = store, event_log, writes, clock
         self.rules, self.pace = rules or Rules(), pace or Pace()
+        self.types = types
         self.command_lifetime = command_seconds * SECOND
         self.figures = Figures()
         self._catalogue: Catalogue = EMPTY
@@ -263,19 +268,22 @@ class Processing:
     # -- registrations -----------------------------------------------------------------------------------------------
 
     async def _registrations(self) -> None:
-        """Descriptors, statuses and refused packs: few, one after the other."""
+        """Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other."""
         async with asyncio.TaskGroup() as tasks:
-            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.REFUSED):
+            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REFUSED):
                 tasks.create_task(self._patiently(topic, partial(self._slow_topic, topic)))
 
     async def _slow_topic(self, topic: Topic) -> None:
         start = await self._positions(topic, topic)
+        most = 500 if topic == Topic.CREATES else 100
         try:
-            async for batch in _from_stored(self.log.read(topic, start, most=100), start):
+            async for batch in _from_stored(self.log.read(topic, start, most=most), start):
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
                     await status(self.store, batch)
+                elif topic == Topic.CREATES:
+                    await create(self.store, self.writes, batch, self.types)
                 else:
                     await self._store(
                         _refused(batch, self._catalogue, self.rules),

@@ -1,5 +1,8 @@
 """The requirements of OGC 18-088 and 17-079 that hold, by their URIs; each has tests in `tests/conformance` that name it."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from citylab.entities import ENTITY_TYPES, TASK, TASKING, EntityTypes
 
 BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
@@ -59,14 +62,24 @@ CLASSES = {
 }
 """Requirements classes of which every requirement holds."""
 
+CREATE_OVER_MQTT = "create-observations-via-mqtt"
+MQTT_CLASSES = {
+    CREATE_OVER_MQTT: (f"{CREATE_OVER_MQTT}/observations-creation",),
+}
+"""Requirements classes that hold where clients reach a broker."""
+
 TASKING_CLASSES = {
     **{t.requirement: (f"{t.requirement}/properties", f"{t.requirement}/relations") for t in TASKING},
     "create-tasks": ("create-tasks/task-creation",),
 }
-"""The same of Part 2, Tasking Core."""
+"""Requirements classes of Part 2, Tasking Core, of which every requirement holds."""
+
+TASKING_MQTT_CLASSES = {
+    "create-tasks-via-mqtt": ("create-tasks-via-mqtt/task-creation",),
+}
+"""The same where clients reach a broker."""
 
 HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
-HELD_TASKING = (*TASKING_CLASSES, *(name for names in TASKING_CLASSES.values() for name in names))
 EXTENSIONS = (
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
@@ -74,7 +87,25 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def conformance(types: EntityTypes) -> list[str]:
-    """What the landing page lists, of a service that offers these entities."""
-    tasking = HELD_TASKING if TASK.name in types else ()
-    return [*(BASE + name for name in HELD), *(TASKING_BASE + name for name in tasking), *EXTENSIONS]
+def server_settings(endpoints: Sequence[str] = (), types: EntityTypes = ENTITY_TYPES) -> dict[str, Any]:
+    """The landing page's `serverSettings`: which requirements hold, and what a client must know of them (§9.2.1).
+
+    endpoints: addresses of the MQTT broker; types: the entities that the service offers.
+    """
+    tasking = TASK.name in types
+    conformance = [BASE + name for name in HELD]
+    if tasking:
+        conformance += [TASKING_BASE + name for name in (*TASKING_CLASSES, *_single(TASKING_CLASSES))]
+    over_mqtt = []
+    if endpoints:
+        conformance += [BASE + name for name in MQTT_CLASSES]
+        over_mqtt += [BASE + name for name in _single(MQTT_CLASSES)]
+        if tasking:
+            conformance += [TASKING_BASE + name for name in TASKING_MQTT_CLASSES]
+            over_mqtt += [TASKING_BASE + name for name in _single(TASKING_MQTT_CLASSES)]
+    conformance += [*over_mqtt, *EXTENSIONS]
+    return {"conformance": conformance} | {uri: {"endpoints": endpoints} for uri in over_mqtt}
+
+
+def _single(classes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for names in classes.values() for name in names]

@@ -5,7 +5,7 @@ The database makes the JSON; what is done here for a request does not grow with 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -31,7 +31,7 @@ from api.sensorthings.requests import (
     receive_request,
     send_answer,
 )
-from api.sensorthings.requirements import conformance
+from api.sensorthings.requirements import server_settings
 from api.sensorthings.resource import Resource, Step, read_resource
 from api.sensorthings.statements import Compiled, Compiler
 from api.sensorthings.syntax import Query
@@ -71,7 +71,8 @@ class SensorThings:
     """Answers requests below `/v1.1`.
 
     public_url: the address that links begin with, without `/v1.1`; from the request where it is None.
-    page: how many entities a page has when the request does not say; types: the entities that it offers.
+    page: how many entities a page has when the request does not say; settings: the landing page's `serverSettings`;
+    types: the entities that it offers.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SensorThings:
         *,
         public_url: str | None = None,
         page: int = 100,
+        settings: Mapping[str, Any] | None = None,
         visible: Visible = everything,
         types: EntityTypes = ENTITY_TYPES,
         clock: Callable[[], Micros] = now,
@@ -88,6 +90,7 @@ class SensorThings:
         self._store = store
         self._writes = writes
         self._public = public_url.rstrip("/") if public_url else None
+        self._settings = msgspec.Raw(msgspec.json.encode(settings or server_settings(types=types)))
         self._types = types
         self._compiler = Compiler(visible, page=page, types=types)
         self._plans = Plans(self._compiler)
@@ -117,7 +120,7 @@ class SensorThings:
             return Answer(204, headers=_PREFLIGHT)
         if request.method in {"GET", "HEAD"}:
             if not path.strip("/"):
-                return Answer(200, landing_page(request.base, self._types))
+                return Answer(200, landing_page(request.base, self._types, self._settings))
             return await self._get(read_resource(path, self._types), request)
         if request.method == "POST":
             action = unquote(path).strip("/")
@@ -328,14 +331,10 @@ class SensorThings:
         return await self._write(request, delete)
 
 
-def landing_page(base: str, types: EntityTypes) -> bytes:
-    """The sets, and which requirements hold (OGC 18-088 §9.2.1)."""
-    return msgspec.json.encode(
-        {
-            "value": [{"name": t.set_name, "url": f"{base}{t.set_name}"} for t in types.values()],
-            "serverSettings": {"conformance": conformance(types)},
-        }
-    )
+def landing_page(base: str, types: EntityTypes, settings: msgspec.Raw) -> bytes:
+    """The sets, and which requirements hold (OGC 18-088 §9.2.1). settings: JSON of `serverSettings`."""
+    sets = [{"name": t.set_name, "url": f"{base}{t.set_name}"} for t in types.values()]
+    return msgspec.json.encode({"value": sets, "serverSettings": settings})
 
 
 def _filled(statement: Compiled, ids: tuple[int, ...], base: str) -> dict[str, object]:

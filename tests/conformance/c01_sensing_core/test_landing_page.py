@@ -1,6 +1,6 @@
 """The service's root (OGC 18-088 §9.2.1), and what every answer has."""
 
-from api.sensorthings.requirements import BASE, EXTENSIONS, HELD, HELD_TASKING, TASKING_BASE
+from api.sensorthings.requirements import BASE, EXTENSIONS, HELD, TASKING_BASE, TASKING_CLASSES
 
 SETS = {
     "Things",
@@ -32,7 +32,8 @@ def test_conformance_lists_what_holds(api):
     listed = api.get("/")["serverSettings"]["conformance"]
     assert BASE == "http://www.opengis.net/spec/iot_sensing/1.1/req/"
     assert TASKING_BASE == "http://www.opengis.net/spec/iot_tasking/1.0/req/"
-    held = {BASE + requirement for requirement in HELD} | {TASKING_BASE + name for name in HELD_TASKING}
+    tasking = (*TASKING_CLASSES, *(name for names in TASKING_CLASSES.values() for name in names))
+    held = {BASE + requirement for requirement in HELD} | {TASKING_BASE + name for name in tasking}
     assert sorted(listed) == sorted(held | {*EXTENSIONS})
 
 

@@ -385,3 +385,21 @@ async def test_the_bridge_says_of_itself_how_it_is(house):
         "published": 0,
         "connected": True,
     }
+
+
+async def test_a_create_goes_into_the_log_under_the_name_of_its_set(house):
+    house.unnumbered.deliver("v1.1/Datastreams(3)/Observations", b'{"result":1}')
+    await house.settled()
+    (event,) = house.log.of(Topic.CREATES)
+    assert (event.key, event.value) == ("v1.1/Observations", b'{"result":1}')
+    assert event.headers["topic"] == "v1.1/Datastreams(3)/Observations"
+    assert len(house.unnumbered.acked) == 2
+
+
+async def test_our_own_announcements_and_what_the_broker_retained_create_nothing(house):
+    announcement = b'{"@iot.selfLink":"http://city/v1.1/Observations(7)","@iot.id":7,"result":1}'
+    house.unnumbered.deliver("v1.1/Observations", announcement)
+    house.unnumbered.deliver("v1.1/Observations", b'{"result":1}', retain=True)
+    await house.settled()
+    assert house.log.of(Topic.CREATES) == []
+    assert len(house.unnumbered.acked) == 3
