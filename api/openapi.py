@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.sensorthings.requests import ROOT
-from api.sensorthings.requirements import BASE
+from api.sensorthings.requirements import BASE, TASKING_BASE
 from api.sensorthings.statements import LARGEST_PAGE
-from citylab.entities import ENTITY_TYPES, EntityType, EntityTypes, Kind, Property, Relation
+from citylab.entities import ENTITY_TYPES, TASK, EntityType, EntityTypes, Kind, Property, Relation
 
 _TAG = "SensorThings"
 _ANY_JSON = {"description": "Any JSON value."}
@@ -54,8 +54,13 @@ def complete(document: dict[str, Any], types: EntityTypes = ENTITY_TYPES) -> dic
     for entity_type in types.values():
         paths.update(_paths(entity_type))
     tags = document.setdefault("tags", [])
-    tags.append({"name": _TAG, "description": f"OGC SensorThings API 1.1, Part 1: Sensing. {BASE}"})
+    tags.append({"name": _TAG, "description": _about(types)})
     return document
+
+
+def _about(types: EntityTypes) -> str:
+    tasking = f" Part 2: Tasking. {TASKING_BASE}" if TASK.name in types else ""
+    return f"OGC SensorThings API 1.1, Part 1: Sensing. {BASE}{tasking}"
 
 
 def _parameters() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Commands:
         self._driver, self._outbox, self._clock = driver, outbox, clock
         self._publish, self._changed = publish, changed
         self._new: asyncio.Queue[Command] = asyncio.Queue()
+        self._resumed = asyncio.Event()
         self._open: set[int] = (
             set()
         )  # tasks that are carried out, or whose result the broker has yet to acknowledge
@@ -58,6 +59,7 @@ class Commands:
         """Carry out what comes, each command beside the others, until cancelled. What the driver raises passes through."""
         async with asyncio.TaskGroup() as tasks:
             await self._resume()
+            self._resumed.set()
             while True:
                 command = await self._new.get()
                 tasks.create_task(self._carry_out(command))
@@ -69,6 +71,7 @@ class Commands:
         except msgspec.DecodeError as error:
             log.warning("a command that we do not understand", why=str(error))
             return
+        await self._resumed.wait()  # or what is new would be resumed too
         known, result = await self._on_disk(lambda db: _remember(db, command.task, payload))
         if not known:
             self._open.add(command.task)

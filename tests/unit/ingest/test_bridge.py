@@ -336,6 +336,17 @@ async def test_each_kind_of_message_has_its_topic_in_the_log(house):
         assert event.headers == {"gateway": "gw", "received-at": str(T0), "topic": f"{ROOT}gw/{kind}"}
 
 
+async def test_results_of_tasks_go_where_statuses_go_each_of_them(house):
+    topic = f"{ROOT}gw/results"
+    for _ in range(2):
+        house.unnumbered.deliver(topic, b'{"task":7,"state":"running"}')
+    await house.settled()
+
+    events = house.log.of(Topic.STATUS)
+    assert [event.headers["topic"] for event in events] == [topic, topic]
+    assert {event.key for event in events} == {"gw"}
+
+
 async def test_what_is_retained_is_appended_again_only_when_it_is_another(house):
     topic = f"{ROOT}gw/descriptor"
     for documents in ([b"A"], [b"A"], [b""], [b"A", b"B"], [b"B", b"C", b"B"], [b"C", b"B"]):

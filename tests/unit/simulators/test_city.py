@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import pytest
 
+from citylab.commands import Command
 from citylab.model import GATEWAY_NAME, HOUR, MINUTE, SECOND, Quality, Reading
+from citylab.tasking_parameters import check_values
 from citylab.times import parse_duration, parse_instant
-from simulators.city import GATEWAYS, CityDriver, drivers
+from simulators.city import GATEWAYS, TASKED, CityDriver, drivers
 from simulators.city_signals import Moment, sun, traffic
 
 NOON = parse_instant("2026-05-06T10:00:00Z")
@@ -191,3 +193,28 @@ def test_a_day_has_the_shape_of_one() -> None:
     assert traffic(moments[3]) < 0.2
     assert max(moments, key=sun).hour in {13, 14}
     assert sun(moments[0]) == 0
+
+
+async def test_one_noise_meter_can_be_told_how_often_to_measure() -> None:
+    driver = city(Clock())["city-eixample"]
+    (meter,) = [thing for thing in driver.things if "TaskingCapabilities" in thing]
+    (capability,) = meter["TaskingCapabilities"]
+    assert meter["properties"]["key"] == f"city-{TASKED}"
+
+    def seconds() -> list[int]:
+        said = [reading for reading in driver.between(NOON, NOON + MINUTE) if reading.name.endswith("/laeq")]
+        return [(reading.time - NOON) // SECOND for reading in said]
+
+    async def told(parameters: dict[str, object]) -> list[str]:
+        command = Command(1, {}, parameters, "")
+        return [result.state async for result in driver.perform(command)]
+
+    assert len(seconds()) == 60
+    check_values(json.dumps(capability["taskingParameters"]), '{"seconds": 20}')
+    assert await told({"seconds": 20}) == ["completed"]
+    assert seconds() == [20, 40, 60]
+    for wrong in ({}, {"seconds": 0}, {"seconds": "x"}, {"seconds": 61}):
+        assert await told(wrong) == ["rejected"]
+    assert seconds() == [20, 40, 60]
+    other = city(Clock())["city-gracia"]
+    assert [r.state async for r in other.perform(Command(1, {}, {"seconds": 5}, ""))] == ["rejected"]
