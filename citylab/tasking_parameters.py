@@ -4,7 +4,7 @@ Pure. Both come as JSON text; what is wrong is a ValueError that names the field
 Patterns are RE2's, whose time is linear in the text: no pattern and no text can hang whoever checks them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ import re2
 from citylab.times import parse_instant
 
 DEEPEST = 20  # components within components
+MOST_INTERVALS = 100  # of a constraint
 LONGEST_PATTERN = 1_000  # characters
 _PATTERN_MEMORY = 1 << 20  # bytes that RE2 may use for one pattern
 
@@ -37,7 +38,7 @@ def check_record(text: str) -> None:
 
 def check_values(record: str, text: str) -> None:
     """Check the values of a Task, JSON text, against a DataRecord that `check_record` took. Raises ValueError."""
-    _check_record_value(_decode(record), _decode(text), "")
+    _Values().check(_decode(record), _decode(text), "")
 
 
 # The record -----------------------------------------------------------------------------------------------------------
@@ -47,8 +48,8 @@ def _check_component(component: object, where: str, depth: int) -> None:
     if not isinstance(component, dict):
         _fail(where, "is an object with a type")
     kind = component.get("type")
-    if kind not in _CHECKS:
-        _fail(where, f"has the type {kind!r}; it may be {', '.join(_CHECKS)}")
+    if kind not in _KINDS:
+        _fail(where, f"has the type {kind!r}; it may be {', '.join(_KINDS)}")
     if depth > DEEPEST:
         _fail(where, f"lies deeper than {DEEPEST} components")
     if not isinstance(component.get("optional", False), bool):
@@ -105,7 +106,10 @@ def _check_constraint(component: Component, kind: str, where: str) -> None:
         _fail(where, f"its constraint is an object of the type {allowed}")
     for value in _array(constraint, "value", where):
         _constant(component, kind, value, where)
-    for interval in _array(constraint, "interval", where):
+    intervals = _array(constraint, "interval", where)
+    if len(intervals) > MOST_INTERVALS:
+        _fail(where, f"a constraint has at most {MOST_INTERVALS} intervals")
+    for interval in intervals:
         if allowed == "AllowedTokens":
             _fail(where, "AllowedTokens has no interval")
         if not isinstance(interval, list) or len(interval) != 2:
@@ -150,77 +154,95 @@ def _compile(pattern: object, where: str) -> Any:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-def _check_value(component: Component, value: object, where: str) -> None:
-    kind = str(component["type"])
-    _CHECKS[kind](component, value, where)
+class _Allowed:
+    """What a constraint allows: any of its values, what lies within any of its intervals, what fits its pattern."""
+
+    def __init__(self, component: Component, kind: str) -> None:
+        constraint = component.get("constraint") or {}
+        read = _READ[kind]
+        self._values = frozenset(read(component, value) for value in _members(constraint, "value", []))
+        self._intervals = [
+            (read(component, low), read(component, high))
+            for low, high in _members(constraint, "interval", [])
+        ]
+        self._pattern = _compile(constraint["pattern"], "") if "pattern" in constraint else None
+        self._everything = not self._values and not self._intervals and self._pattern is None
+
+    def __contains__(self, value: Any) -> bool:
+        return (
+            self._everything
+            or value in self._values
+            or any(low <= value <= high for low, high in self._intervals)
+            or (self._pattern is not None and self._pattern.fullmatch(value) is not None)
+        )
 
 
-def _check_record_value(component: Component, value: object, where: str) -> None:
-    if not isinstance(value, dict):
-        _fail(where, "is an object with a value for each field")
-    fields = {field["name"]: field for field in _members(component, "field")}
-    for name in value:
-        if name not in fields:
-            _fail(_inside(where, name), f"is no field; there are {', '.join(fields) or 'none'}")
-    for name, field in fields.items():
-        if name in value:
-            _check_value(field, value[name], _inside(where, name))
-        elif not field.get("optional", False):
-            _fail(_inside(where, name), "is missing")
+class _Values:
+    """Checks values against the components of one record. Time grows with the values, whatever the record is."""
 
+    def __init__(self) -> None:
+        self._allowed: dict[int, _Allowed] = {}  # by a component's identity
 
-def _check_choice_value(component: Component, value: object, where: str) -> None:
-    items = {item["name"]: item for item in _members(component, "item")}
-    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= items.keys():
-        _fail(where, f"is an object with one of {', '.join(items)}")
-    ((name, chosen),) = value.items()
-    _check_value(items[name], chosen, _inside(where, name))
+    def check(self, component: Component, value: object, where: str) -> None:
+        """Check a value against a component that `_check_component` took."""
+        match component["type"]:
+            case "DataRecord":
+                self._check_record(component, value, where)
+            case "DataChoice":
+                self._check_choice(component, value, where)
+            case "DataArray":
+                self._check_array(component, value, where)
+            case kind if kind in _READ:
+                self._check_simple(component, kind, value, where)
+            case kind:
+                self._check_range(component, kind.removesuffix("Range"), value, where)
 
+    def _check_record(self, component: Component, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            _fail(where, "is an object with a value for each field")
+        fields = {field["name"]: field for field in _members(component, "field")}
+        for name in value:
+            if name not in fields:
+                _fail(_inside(where, name), f"is no field; there are {', '.join(fields) or 'none'}")
+        for name, field in fields.items():
+            if name in value:
+                self.check(field, value[name], _inside(where, name))
+            elif not field.get("optional", False):
+                _fail(_inside(where, name), "is missing")
 
-def _check_array_value(component: Component, value: object, where: str) -> None:
-    size = _size(component)
-    if not isinstance(value, list) or (size is not None and len(value) != size):
-        _fail(where, "is an array" if size is None else f"is an array of {size} elements")
-    for i, element in enumerate(value):
-        _check_value(component["elementType"], element, f"{where}[{i}]")
+    def _check_choice(self, component: Component, value: object, where: str) -> None:
+        items = {item["name"]: item for item in _members(component, "item")}
+        if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= items.keys():
+            _fail(where, f"is an object with one of {', '.join(items)}")
+        ((name, chosen),) = value.items()
+        self.check(items[name], chosen, _inside(where, name))
 
+    def _check_array(self, component: Component, value: object, where: str) -> None:
+        size = _size(component)
+        if not isinstance(value, list) or (size is not None and len(value) != size):
+            _fail(where, "is an array" if size is None else f"is an array of {size} elements")
+        for i, element in enumerate(value):
+            self.check(component["elementType"], element, f"{where}[{i}]")
 
-def _check_range_value(component: Component, value: object, where: str) -> None:
-    if not isinstance(value, list) or len(value) != 2:
-        _fail(where, "is a range: [least, greatest]")
-    kind = str(component["type"]).removesuffix("Range")
-    low, high = (_check_simple(component, kind, bound, where) for bound in value)
-    if kind != "Category" and low > high:
-        _fail(where, f"the range {_shown(value)} is empty")
+    def _check_range(self, component: Component, kind: str, value: object, where: str) -> None:
+        if not isinstance(value, list) or len(value) != 2:
+            _fail(where, "is a range: [least, greatest]")
+        low, high = (self._check_simple(component, kind, bound, where) for bound in value)
+        if kind != "Category" and low > high:
+            _fail(where, f"the range {_shown(value)} is empty")
 
-
-def _check_simple_value(component: Component, value: object, where: str) -> None:
-    _check_simple(component, str(component["type"]), value, where)
-
-
-def _check_simple(component: Component, kind: str, value: object, where: str) -> Any:
-    """Check a value against its type and constraint; return it as values are compared."""
-    try:
-        read = _READ[kind](component, value)
-    except ValueError as error:
-        _fail(where, f"{_shown(value)} {error}")
-    constraint = component.get("constraint")
-    if constraint and not any(_allowing(component, kind, constraint, read)):
-        _fail(where, f"{_shown(value)} is not allowed: {_told(constraint)}")
-    return read
-
-
-def _allowing(component: Component, kind: str, constraint: Component, read: Any) -> Iterator[bool]:
-    """Whether each of a constraint's ways to allow a value does; one is enough, and none allows everything."""
-    values, intervals = _members(constraint, "value", []), _members(constraint, "interval", [])
-    if not values and not intervals and "pattern" not in constraint:
-        yield True
-    for value in values:
-        yield read == _READ[kind](component, value)
-    for low, high in intervals:
-        yield _READ[kind](component, low) <= read <= _READ[kind](component, high)
-    if "pattern" in constraint:
-        yield _compile(constraint["pattern"], "").fullmatch(read) is not None
+    def _check_simple(self, component: Component, kind: str, value: object, where: str) -> Any:
+        """Check a value against its type and constraint; return it as values are compared."""
+        try:
+            read = _READ[kind](component, value)
+        except ValueError as error:
+            _fail(where, f"{_shown(value)} {error}")
+        allowed = self._allowed.get(id(component))
+        if allowed is None:
+            allowed = self._allowed[id(component)] = _Allowed(component, kind)
+        if read not in allowed:
+            _fail(where, f"{_shown(value)} is not allowed: {_told(component['constraint'])}")
+        return read
 
 
 def _told(constraint: Component) -> str:
@@ -282,13 +304,9 @@ _CONSTRAINTS = {
     "Category": "AllowedTokens",
     "Time": "AllowedTimes",
 }
-_CHECKS: Mapping[str, Callable[[Component, object, str], None]] = {
-    **dict.fromkeys(_READ, _check_simple_value),
-    **dict.fromkeys(("QuantityRange", "CountRange", "CategoryRange", "TimeRange"), _check_range_value),
-    "DataRecord": _check_record_value,
-    "DataArray": _check_array_value,
-    "DataChoice": _check_choice_value,
-}
+_KINDS = (
+    *_READ, "QuantityRange", "CountRange", "CategoryRange", "TimeRange", "DataRecord", "DataArray", "DataChoice",
+)  # fmt: skip
 
 
 def _members(component: Component, name: str, default: Sequence[Any] | None = None) -> Any:

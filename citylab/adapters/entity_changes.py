@@ -32,6 +32,7 @@ from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft
 from citylab.entities import (
     DATASTREAM,
+    ENTITY_TYPES,
     FEATURE_OF_INTEREST,
     HISTORICAL_LOCATION,
     LOCATION,
@@ -127,7 +128,8 @@ class Changes:
             await forget_datastreams(self.connection, ids)
         else:
             for name in _CASCADES.get(entity_type.name, ()):
-                await self._delete_related(entity_type.relations[name], ids)
+                # Of the whole table: also where a service offers less, nothing is left behind.
+                await self._delete_related(ENTITY_TYPES[entity_type.name].relations[name], ids)
         await self.transaction.execute(
             f"DELETE FROM {entity_type.table} WHERE id = ANY(%s::int8[])", (list(ids),)
         )

@@ -143,7 +143,10 @@ def test_it_tasks(service):
     }
     record = {"type": "DataRecord", "field": [level]}
     lamp = sta.Thing(name="Lamp", description="of the street")
-    dimmer = sta.Actuator(name="Dimmer", description="0-10 V", encoding_type="text/html", metadata="m")
+    dimmer = sta.Actuator(
+        name="Dimmer", description="0-10 V", encoding_type="text/html", metadata="m",
+        properties={"volts": 10},  # without any the client cannot read it back
+    )  # fmt: skip
     dim = sta.TaskingCapability(
         name="Dim", description="its level", tasking_parameters=record, thing=lamp, actuator=dimmer
     )

@@ -315,5 +315,9 @@ def test_without_tasking_nothing_of_it_is_there(api, module_store_url, light):
         contract = sensing.absolute(sensing.root.replace("/v1.1", "/openapi.json"))
         assert not [path for path in contract["paths"] if "Task" in path or "Actuator" in path]
         assert sensing.request("DELETE", f"/Things({plain})").status_code == 200
+        other = api.create("/TaskingCapabilities", capability(Thing=thing("Other"), Actuator=actuator()))
+        lamp = api.get(f"/TaskingCapabilities({other})/Thing")["@iot.id"]
+        assert sensing.request("DELETE", f"/Things({lamp})").status_code == 200
+        assert api.status(f"/TaskingCapabilities({other})") == 404
     assert api.get("/Things?$expand=TaskingCapabilities&$top=1")["value"]
     assert api.status(f"/TaskingCapabilities({light})") == 200

@@ -96,6 +96,7 @@ def test_the_standards_example():
         (record(field("Text", constraint={"pattern": "a" * 1_001})), "at most 1000 characters"),
         (record(field("Text", constraint={"pattern": "(((a{99}){99}){99}){99}"})), "is none of RE2's"),
         (record(field("Time", constraint={"value": ["noon"]})), "noon"),
+        (record(field("Count", constraint={"interval": [[1, 2]] * 101})), "at most 100 intervals"),
         (record(field("DataChoice", item=[])), "at least one item"),
         (record(field("DataArray")), "f/elementType: is an object with a type"),
         (
@@ -190,6 +191,20 @@ def test_no_pattern_can_hang_the_service():
     began = time.process_time()
     with pytest.raises(ValueError, match="not allowed"):
         check_values(evil, json.dumps({"f": "a" * 200_000}))
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"value": [f"v{i}" for i in range(50_000)]},
+        {"pattern": "(x+x+)+y|v[0-9]{1,900}"},
+    ],
+)
+def test_no_large_constraint_makes_large_arrays_slow(constraint):
+    many = record(field("DataArray", elementType={"type": "Text", "constraint": constraint}))
+    began = time.process_time()
+    fits(many, {"f": [f"v{i}" for i in range(50_000)]})
     assert time.process_time() - began < 5
 
 
