@@ -45,9 +45,8 @@ class Commands:
         self._publish, self._changed = publish, changed
         self._new: asyncio.Queue[Command] = asyncio.Queue()
         self._resumed = asyncio.Event()
-        self._open: set[int] = (
-            set()
-        )  # tasks that are carried out, or whose result the broker has yet to acknowledge
+        # Tasks that are carried out, or whose last result the broker has yet to acknowledge.
+        self._open: set[int] = set()
         self._sent: dict[int, tuple[int, bytes]] = {}  # by packet number: the task, and its result
 
     @property
@@ -77,7 +76,6 @@ class Commands:
             self._open.add(command.task)
             self._new.put_nowait(command)
         elif result is not None:  # the platform has not heard of it
-            self._open.add(command.task)
             self._send([(command.task, result)])
 
     async def connected(self) -> None:
