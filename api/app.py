@@ -50,13 +50,15 @@ def create_app(
     public_url: str | None = None,
     page_limit: int = 100,
     mqtt_endpoints: Sequence[str] = (),
+    announced: bool = True,
     routers: Sequence[APIRouter] = (),
 ) -> Application:
     """Make the application; the store is open while it serves.
 
     public_url: the address that absolute links begin with, such as https://city.example; None takes the request's.
     page_limit: how many entities a page has when the request does not say ($top may ask for up to 10,000).
-    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT.
+    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT; announced:
+    whether what is created and changed is published there.
     """
     app = Application(
         title="Citylab",
@@ -66,7 +68,11 @@ def create_app(
         redoc_url=None,
     )
     app.sensorthings = SensorThings(
-        store, writes, public_url=public_url, page=page_limit, settings=server_settings(mqtt_endpoints)
+        store,
+        writes,
+        public_url=public_url,
+        page=page_limit,
+        settings=server_settings(mqtt_endpoints, announced=announced),
     )
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["*"]

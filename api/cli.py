@@ -75,6 +75,7 @@ async def serve(settings: Settings) -> None:
             public_url=settings.public_url or None,
             page_limit=settings.page_limit,
             mqtt_endpoints=endpoints(settings),
+            announced=settings.announcements_per_second > 0,
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,

@@ -62,8 +62,10 @@ CLASSES = {
 """Requirements classes of which every requirement holds."""
 
 CREATE_OVER_MQTT = "create-observations-via-mqtt"
+RECEIVE_OVER_MQTT = "receive-updates-via-mqtt"
 MQTT_CLASSES = {
     CREATE_OVER_MQTT: (f"{CREATE_OVER_MQTT}/observations-creation",),
+    RECEIVE_OVER_MQTT: (f"{RECEIVE_OVER_MQTT}/receive-updates",),
 }
 """Requirements classes that hold where clients reach a broker."""
 
@@ -75,12 +77,16 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def server_settings(endpoints: Sequence[str] = ()) -> dict[str, Any]:
+def server_settings(endpoints: Sequence[str] = (), *, announced: bool = True) -> dict[str, Any]:
     """The landing page's `serverSettings`: which requirements hold, and what a client must know of them (§9.2.1).
 
-    endpoints: addresses of the MQTT broker.
+    endpoints: addresses of the MQTT broker; announced: whether updates are published there.
     """
-    over_mqtt = MQTT_CLASSES if endpoints else {}
+    over_mqtt = {
+        name: parts
+        for name, parts in MQTT_CLASSES.items()
+        if endpoints and (announced or name != RECEIVE_OVER_MQTT)
+    }
     single = [BASE + part for parts in over_mqtt.values() for part in parts]
     conformance = [*(BASE + name for name in (*HELD, *over_mqtt)), *single, *EXTENSIONS]
     return {"conformance": conformance} | {uri: {"endpoints": endpoints} for uri in single}
