@@ -53,6 +53,7 @@ def create_app(
     page_limit: int = 100,
     tasking: bool = True,
     mqtt_endpoints: Sequence[str] = (),
+    announced: bool = True,
     routers: Sequence[APIRouter] = (),
 ) -> Application:
     """Make the application; the store is open while it serves.
@@ -60,7 +61,8 @@ def create_app(
     public_url: the address that absolute links begin with, such as https://city.example; None takes the request's.
     page_limit: how many entities a page has when the request does not say ($top may ask for up to 10,000).
     tasking: whether it offers Part 2, Tasking, besides Part 1.
-    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT.
+    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT; announced:
+    whether what is created and changed is published there.
     """
     app = Application(
         title="Citylab",
@@ -75,7 +77,7 @@ def create_app(
         writes,
         public_url=public_url,
         page=page_limit,
-        settings=server_settings(mqtt_endpoints, app.types),
+        settings=server_settings(mqtt_endpoints, app.types, announced=announced),
         types=app.types,
     )
     app.add_middleware(

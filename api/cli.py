@@ -76,6 +76,7 @@ async def serve(settings: Settings) -> None:
             page_limit=settings.page_limit,
             tasking=settings.tasking,
             mqtt_endpoints=endpoints(settings),
+            announced=settings.announcements_per_second > 0,
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,

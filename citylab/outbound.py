@@ -2,6 +2,9 @@
 
 from citylab.model import Event, Micros, NewEvent
 
+GROUP = "bridges"
+"""The log's consumer group whose place says how far the topic is published."""
+
 
 def outbound(
     topic: str,

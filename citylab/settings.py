@@ -104,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     statement_seconds: Annotated[
         float, _about("How long a query of the API may take, in seconds."), msgspec.Meta(gt=0, le=3_600)
     ] = 30.0
+    announcements_per_second: Annotated[
+        int,
+        _about(
+            "Messages a second in which a processing service tells of new and changed entities under the MQTT topics v1.1/...;"
+            " beyond it only the newest Observation of each Datastream is told. 0 tells nothing."
+        ),
+        msgspec.Meta(ge=0, le=100_000),
+    ] = 500
     mqtt_endpoints: Annotated[
         str,
         _about(
@@ -229,6 +237,13 @@ def endpoints(settings: Settings) -> list[str]:
         return [address.strip() for address in settings.mqtt_endpoints.split(",") if address.strip()]
     parts = urlsplit(settings.broker_url)
     return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.netloc else []
+
+
+def service_url(settings: Settings) -> str:
+    """The address that the API's links begin with for whom we cannot ask how they reach it."""
+    host = "127.0.0.1" if settings.http_host in {"0.0.0.0", "::"} else settings.http_host  # noqa: S104 -- compared
+    address = f"http://[{host}]" if ":" in host else f"http://{host}"
+    return settings.public_url.rstrip("/") or f"{address}:{settings.http_port}"
 
 
 def is_secret(name: str) -> bool:

@@ -14,13 +14,12 @@ import structlog
 
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Event, Micros, NewEvent, Position, Topic
-from citylab.outbound import is_due
+from citylab.outbound import GROUP, is_due
 from citylab.ports import START, BrokerConnection, EventLog
 from citylab.times import now
 
 log = structlog.get_logger()
 
-GROUP = "bridges"
 MOST = 200  # messages on their way to the broker
 PUBACK_WITHIN = 30.0  # s, else the connection is opened anew
 STALLED_AFTER = 5.0  # s without progress until another bridge claims what waits

@@ -17,6 +17,7 @@ from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
 from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
 from processing import catalogue as catalogues
+from processing.announcer import Announcer
 from processing.catalogue import EMPTY, Catalogue
 from processing.creates import create
 from processing.decode import Rules, decode, take_up
@@ -64,6 +65,7 @@ class Processing:
         store: Store,
         event_log: EventLog,
         writes: EntityWrites,
+        announcer: Announcer,
         *,
         rules: Rules | None = None,
         pace: Pace | None = None,
@@ -72,6 +74,7 @@ class Processing:
         clock: Callable[[], Micros] = now,
     ) -> None:
         self.store, self.log, self.writes, self.clock = store, event_log, writes, clock
+        self.announcer = announcer
         self.rules, self.pace = rules or Rules(), pace or Pace()
         self.types = types
         self.command_lifetime = command_seconds * SECOND
@@ -92,6 +95,7 @@ class Processing:
                 ("writes of others", self._listen),
                 ("commands", self._send_commands),
                 ("hours and days", self._fold),
+                ("announcements", self._announce),
                 ("figures", self._report),
             ):
                 tasks.create_task(self._patiently(name, work), name=name)
@@ -344,6 +348,9 @@ class Processing:
             await send_due(self.store, self.log, now=self.clock(), lifetime=self.command_lifetime)
             self._well("commands")
 
+    async def _announce(self) -> None:
+        await self.announcer.run(partial(self._well, "announcements"))
+
     async def _fold(self) -> None:
         while True:
             if not await self.store.fold():
@@ -365,6 +372,8 @@ class Processing:
                 "stored": figures.stored,
                 "duplicates": figures.duplicates,
                 "rejected": figures.rejected,
+                "announcements": self.announcer.messages,
+                "not_announced": self.announcer.left_out,
                 "waiting_events": waiting,
                 "lag_seconds": round(max(self.clock() - figures.newest_at, 0) / SECOND, 3)
                 if waiting

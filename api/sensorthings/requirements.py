@@ -63,8 +63,10 @@ CLASSES = {
 """Requirements classes of which every requirement holds."""
 
 CREATE_OVER_MQTT = "create-observations-via-mqtt"
+RECEIVE_OVER_MQTT = "receive-updates-via-mqtt"
 MQTT_CLASSES = {
     CREATE_OVER_MQTT: (f"{CREATE_OVER_MQTT}/observations-creation",),
+    RECEIVE_OVER_MQTT: (f"{RECEIVE_OVER_MQTT}/receive-updates",),
 }
 """Requirements classes that hold where clients reach a broker."""
 
@@ -76,6 +78,7 @@ TASKING_CLASSES = {
 
 TASKING_MQTT_CLASSES = {
     "create-tasks-via-mqtt": ("create-tasks-via-mqtt/task-creation",),
+    RECEIVE_OVER_MQTT: (f"{RECEIVE_OVER_MQTT}/receive-updated",),
 }
 """The same where clients reach a broker."""
 
@@ -87,22 +90,29 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def server_settings(endpoints: Sequence[str] = (), types: EntityTypes = ENTITY_TYPES) -> dict[str, Any]:
+def server_settings(
+    endpoints: Sequence[str] = (), types: EntityTypes = ENTITY_TYPES, *, announced: bool = True
+) -> dict[str, Any]:
     """The landing page's `serverSettings`: which requirements hold, and what a client must know of them (§9.2.1).
 
-    endpoints: addresses of the MQTT broker; types: the entities that the service offers.
+    endpoints: addresses of the MQTT broker; types: the entities that the service offers; announced: whether updates are
+    published over MQTT.
     """
-    tasking = TASK.name in types
-    conformance = [BASE + name for name in HELD]
-    if tasking:
-        conformance += [TASKING_BASE + name for name in (*TASKING_CLASSES, *_single(TASKING_CLASSES))]
-    over_mqtt = []
-    if endpoints:
-        conformance += [BASE + name for name in MQTT_CLASSES]
-        over_mqtt += [BASE + name for name in _single(MQTT_CLASSES)]
-        if tasking:
-            conformance += [TASKING_BASE + name for name in TASKING_MQTT_CLASSES]
-            over_mqtt += [TASKING_BASE + name for name in _single(TASKING_MQTT_CLASSES)]
+    conformance, over_mqtt = [BASE + name for name in HELD], []
+    for base, classes, mqtt_classes in (
+        (BASE, {}, MQTT_CLASSES),
+        (TASKING_BASE, TASKING_CLASSES, TASKING_MQTT_CLASSES),
+    ):
+        if base == TASKING_BASE and TASK.name not in types:
+            continue
+        conformance += [base + name for name in (*classes, *_single(classes))]
+        held = {
+            name: parts
+            for name, parts in mqtt_classes.items()
+            if endpoints and (announced or name != RECEIVE_OVER_MQTT)
+        }
+        conformance += [base + name for name in held]
+        over_mqtt += [base + name for name in _single(held)]
     conformance += [*over_mqtt, *EXTENSIONS]
     return {"conformance": conformance} | {uri: {"endpoints": endpoints} for uri in over_mqtt}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from citylab.adapters.derived import FactsCache, observe_again
@@ -221,10 +222,20 @@ class Changes:
                 changed[field] = np.array([other], np.int64)
                 if field == "datastream":
                     changed["multi"] = np.array([name == "MultiDatastream"])
-        rows = replace(await self._observation(own), **changed)
+        before = await self._observation(own)
+        rows = replace(before, **changed)
         if rows.multi is not None and rows.multi[0]:
             await check_results(self.transaction, rows.datastream.tolist(), rows.json or [None])
         await rewrite_observation(self.connection, self.cache, own, rows)
+        differing = [
+            OBSERVATION.properties[name].columns[0]
+            for name in changes.values
+            if any(_differ(before, rows, column) for column in _COLUMNS_OF[name])
+        ]
+        await self.transaction.execute(
+            "INSERT INTO pending_announcements (entity_table, entity, columns) VALUES ('observations', %s, %s)",
+            (own, differing),
+        )
 
     async def _observation(self, own: int) -> Observations:
         """An observation as it is, as a row to be written."""
@@ -274,6 +285,19 @@ class Changes:
             parameters=[more],
             multi=np.array([multi], np.bool_),
         )
+
+
+def _differ(one: Observations, other: Observations, column: str) -> bool:
+    """Whether two rows differ in a column. A result's exact text does not tell 6 from a number that says the same."""
+    if column == "json":
+        texts = [rows.json[0] if rows.json else None for rows in (one, other)]
+        numbers = [None if np.isnan(rows.number[0]) else repr(float(rows.number[0])) for rows in (one, other)]
+        a, b = (text or number for text, number in zip(texts, numbers, strict=True))
+        return a != b and (a is None or b is None or msgspec.json.decode(a) != msgspec.json.decode(b))
+    if column == "number":
+        return False  # with its JSON
+    a, b = getattr(one, column), getattr(other, column)
+    return bool(a[0] != b[0]) if a is not None and b is not None else a is not b
 
 
 _COLUMNS_OF = {

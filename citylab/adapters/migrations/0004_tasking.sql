@@ -48,3 +48,8 @@ CREATE TABLE commands (
 );
 CREATE INDEX commands_due ON commands (task_id) WHERE due;
 CREATE INDEX commands_by_gateway ON commands (gateway);
+
+-- What is created and changed is announced over MQTT, as every other entity is (0003).
+CREATE TRIGGER announce AFTER INSERT OR UPDATE ON actuators FOR EACH ROW EXECUTE FUNCTION announce();
+CREATE TRIGGER announce AFTER INSERT OR UPDATE ON tasking_capabilities FOR EACH ROW EXECUTE FUNCTION announce();
+CREATE TRIGGER announce AFTER INSERT OR UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION announce();

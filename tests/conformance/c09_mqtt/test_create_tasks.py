@@ -61,3 +61,32 @@ def test_the_landing_page_says_where_to_publish(service):
     uri = "http://www.opengis.net/spec/iot_tasking/1.0/req/create-tasks-via-mqtt/task-creation"
     assert uri in settings["conformance"]
     assert settings[uri]["endpoints"] == [service.city.settings.broker_url]
+
+
+def test_what_is_created_and_changed_comes(service, dimmer):
+    """req/receive-updates-via-mqtt/receive-updated: byte for byte as HTTP answers it, on the plain topics."""
+    at = f"TaskingCapabilities({dimmer})/Tasks"
+    with service.subscribed("Tasks", at, f"TaskingCapabilities({dimmer})") as heard:
+        own = service.create(
+            "Tasks", {"taskingParameters": {"level": 1}, "TaskingCapability": {"@iot.id": dimmer}}
+        )
+        text = service.city.http.get(f"/v1.1/Tasks({own})").text
+        for topic in ("Tasks", at):
+            service.until(lambda topic=topic: text in heard.text(topic), f"{topic} tells of it")
+        service.request("PATCH", f"TaskingCapabilities({dimmer})", {"description": "another"})
+        changed = heard.one(f"TaskingCapabilities({dimmer})")
+        assert changed["description"] == "another"
+        service.publish(
+            "Tasks", {"taskingParameters": {"level": 2}, "TaskingCapability": {"@iot.id": dimmer}}
+        )
+        service.until(lambda: len(tasks(service, dimmer)) == 2, "it is created")
+        service.until(lambda: len(heard.on(at)) == 2, "it is told of")
+    assert len(tasks(service, dimmer)) == 2, "what is told of creates nothing"
+
+
+def test_the_landing_page_says_where_to_subscribe(service):
+    """req/receive-updates-via-mqtt/receive-updated"""
+    settings = service.get("")["serverSettings"]
+    uri = "http://www.opengis.net/spec/iot_tasking/1.0/req/receive-updates-via-mqtt/receive-updated"
+    assert uri in settings["conformance"]
+    assert settings[uri]["endpoints"] == [service.city.settings.broker_url]

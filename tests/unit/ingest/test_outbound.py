@@ -8,9 +8,9 @@ import pytest
 
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Event, NewEvent, Position, Topic
-from citylab.outbound import outbound
+from citylab.outbound import GROUP, outbound
 from citylab.ports import START
-from ingest.outbound import GROUP, Outbound
+from ingest.outbound import Outbound
 
 T0 = 1_767_225_600_000_000
 
