@@ -178,6 +178,34 @@ def test_a_command_says_what_was_committed_and_only_its_gateway_answers(city, ga
     device.close()
 
 
+def test_a_task_becomes_a_command_however_it_is_created(city, gateway):
+    city.register(gateway, lamp(gateway))
+    (light,) = city.until(lambda: capabilities(city, gateway), "the capability is registered")
+    device = Device(city.settings.broker_url)
+    device.listen(f"citylab/v1/gateways/{gateway}/commands")
+    link = {"TaskingCapability": {"@iot.id": light["@iot.id"]}}
+    city.device.publish("v1.1/Tasks", msgspec.json.encode({"taskingParameters": {"level": 1}} | link))
+    batch = [
+        {"id": "1", "method": "post", "url": "Tasks", "body": {"taskingParameters": {"level": 2}} | link},
+        {"id": "2", "method": "post", "url": "Tasks", "body": {"taskingParameters": {"level": 200}} | link},
+    ]
+    answers = city.http.post("/v1.1/$batch", json={"requests": batch}).json()["responses"]
+    assert [answer["status"] for answer in answers] == [201, 400]
+    of_thing = city.get(f"/v1.1/TaskingCapabilities({light['@iot.id']})/Thing")["@iot.id"]
+    deep = capability("Deep", Thing={"@iot.id": of_thing}, Tasks=[{"taskingParameters": {"level": 3}}])
+    assert city.http.post("/v1.1/TaskingCapabilities", json=deep).status_code == 201
+    rolled_back = [batch[0] | {"atomicityGroup": "g"}, batch[1] | {"atomicityGroup": "g"}]
+    city.http.post("/v1.1/$batch", json={"requests": rolled_back})
+
+    def levels() -> list[int]:
+        return sorted(
+            msgspec.json.decode(payload)["taskingParameters"]["level"] for _, payload in device.heard
+        )
+
+    city.until(lambda: levels() == [1, 2, 3], "each has become a command, and what was rolled back has not")
+    device.close()
+
+
 def test_a_gateway_without_a_driver_for_it_rejects(city, gateway, tmp_path):
     descriptor, readings = tmp_path / "lamp.json", tmp_path / "fifo"
     descriptor.write_bytes(msgspec.json.encode(lamp(gateway)))
