@@ -152,6 +152,9 @@ def _relations(*relations: Relation) -> dict[str, Relation]:
 
 _NAME = Property("name", Kind.TEXT, ("name",), "A label, commonly a descriptive name.", required=True)
 _DESCRIPTION = Property("description", Kind.TEXT, ("description",), "A short description.", required=True)
+_METADATA = Property(
+    "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
+)
 _PROPERTIES = Property("properties", Kind.OBJECT, ("properties",), "Anything else, as a JSON object.")
 
 _COMPUTED = (
@@ -341,9 +344,7 @@ SENSOR = EntityType(
         _NAME,
         _DESCRIPTION,
         _encoding("metadata"),
-        Property(
-            "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
-        ),
+        _METADATA,
         _PROPERTIES,
     ),
     _relations(
@@ -483,9 +484,7 @@ ACTUATOR = EntityType(
         _NAME,
         _DESCRIPTION,
         _encoding("metadata"),
-        Property(
-            "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
-        ),
+        _METADATA,
         _PROPERTIES,
     ),
     _relations(
