@@ -2,7 +2,16 @@
 
 import pytest
 
-from citylab.entities import DATASTREAM, ENTITY_TYPES, OBSERVATION, THING
+from citylab.entities import (
+    DATASTREAM,
+    ENTITY_TYPES,
+    OBSERVATION,
+    TASK,
+    TASKING,
+    TASKING_CAPABILITY,
+    THING,
+    without,
+)
 from citylab.policy import everything
 from processing.announcements import Change, coalesced, of_change, reading
 
@@ -62,6 +71,16 @@ def test_changes_of_an_entity_become_one():
 )
 def test_what_clients_do_not_see_is_not_told(columns, told):
     assert bool(coalesced([("things", 1, columns)])) == told
+
+
+def test_what_is_not_offered_is_not_told():
+    sensing = without(*TASKING)
+    rows = [("tasks", 1, ["status"]), ("tasking_capabilities", 1, None), ("things", 1, None)]
+    assert coalesced(rows) == [
+        Change(TASK, 1, frozenset({"status"})), Change(TASKING_CAPABILITY, 1, None), Change(THING, 1, None),
+    ]  # fmt: skip
+    (thing,) = coalesced(rows, sensing)
+    assert "TaskingCapabilities" not in reading(thing.entity_type, everything)
 
 
 def test_another_thing_of_a_datastream_is_told():
