@@ -81,7 +81,10 @@ async def register(store: Store, batch: Batch) -> None:
 
 
 async def status(store: Store, batch: Batch) -> None:
-    """Keep what gateways and bridges last said of themselves, and what gateways say of their Tasks. Raises `PositionMoved`, `Unavailable`."""
+    """Keep what gateways and bridges last said of themselves, and what gateways say of their Tasks.
+
+    Raises `PositionMoved`, `Unavailable`.
+    """
     async with store.transaction() as transaction:
         receipts: list[Receipt] = []
         rejections: list[NewRejection] = []
