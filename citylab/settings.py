@@ -18,6 +18,7 @@ PREFIX = "CITYLAB_"
 FOREIGN = ("CITYLAB_REQUIRE_ENGINES", "CITYLAB_DB_PASSWORD")
 FOREIGN_PREFIXES = ("CITYLAB_TEST_",)
 CITY_FILE = "city.json"
+ADDRESSES = ("broker_url", "embedded_broker", "log_url", "store_url", "http_port")  # in it
 
 
 def _about(text: str) -> Any:
@@ -85,6 +86,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, _about("Names the bridge's persistent MQTT session; every bridge has its own, never used twice."),
         msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,32}$"),
     ] = "1"  # fmt: skip
+    embedded_broker: Annotated[
+        bool,
+        _about(
+            "Whether the broker is the embedded one; `citylab up` sets it. Of several bridges, the one named 1 then takes"
+            " unnumbered packs and SensorThings creates alone."
+        ),
+    ] = False
     partitions: Annotated[
         int, _about("Partitions of the packs when the event log is made; more let more processors share the work."),
         msgspec.Meta(ge=1, le=1_000),
@@ -224,11 +232,7 @@ def _of_running_city(data: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{data / CITY_FILE} is damaged ({error}): stop the city and delete it"
         ) from error
-    return {
-        name: addresses[name]
-        for name in ("broker_url", "log_url", "store_url", "http_port")
-        if name in addresses
-    }
+    return {name: addresses[name] for name in ADDRESSES if name in addresses}
 
 
 def endpoints(settings: Settings) -> list[str]:

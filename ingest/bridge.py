@@ -29,13 +29,22 @@ NUMBERED_SUBSCRIPTIONS = (
     (f"{ROOT}+/descriptor", 1),
     (f"{ROOT}+/status", 1),
 )
-# Packs without numbers, results of Tasks and SensorThings creates over a persistent session: the broker keeps them while
-# the bridge restarts. Each shared filter has a group of its own: rumqttd knows a group by its name alone.
-UNNUMBERED_SUBSCRIPTIONS = (
-    (f"$share/citylab-devices/{ROOT}+/packs", 1),
-    (f"{ROOT}+/results", 1),  # by every bridge: a result that comes again changes nothing
-    *((f"$share/citylab-creates-{i}/{topics}", 1) for i, topics in enumerate(CREATION_FILTERS)),
-)
+# Packs without numbers and SensorThings creates over a persistent session: the broker keeps them while the bridge restarts.
+UNNUMBERED_FILTERS = (f"{ROOT}+/packs", *CREATION_FILTERS)
+# Results of Tasks too, but by every bridge: one that comes again changes nothing.
+RESULTS = f"{ROOT}+/results"
+
+
+def unnumbered_subscriptions(name: str, *, embedded: bool) -> Sequence[tuple[str, int]]:
+    """What a bridge of this name subscribes to in its persistent session. embedded: whether the broker is rumqttd.
+
+    rumqttd 0.20 ends when a persistent session that is alone in a group is cut with messages in flight. So there nothing is
+    shared, and one bridge takes all.
+    """
+    if not embedded:
+        return [*((f"$share/citylab-devices/{topics}", 1) for topics in UNNUMBERED_FILTERS), (RESULTS, 1)]
+    return [(topics, 1) for topics in (*UNNUMBERED_FILTERS, RESULTS)] if name == "1" else []
+
 
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself

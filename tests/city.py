@@ -301,7 +301,12 @@ def running_city(kind: str, folder: Path, log_url: str, store_url: str, **more: 
         stack.callback(broker.close)
         broker.start()
         settings = Settings.load({}, data=folder).replaced(
-            broker_url=broker.url, log_url=log_url, store_url=store_url, http_port=free_port(), **more
+            broker_url=broker.url,
+            log_url=log_url,
+            store_url=store_url,
+            http_port=free_port(),
+            embedded_broker=kind == "embedded",
+            **more,
         )
         running = stack.enter_context(City(folder, settings, broker))
         running.until(running.is_well, "the city is well")

@@ -11,7 +11,7 @@ import pytest
 
 from citylab.errors import Unavailable
 from citylab.model import Batch, Message, NewEvent, Position, Topic
-from ingest.bridge import PLATFORM, ROOT, Bridge, Limits
+from ingest.bridge import PLATFORM, ROOT, Bridge, Limits, unnumbered_subscriptions
 
 T0 = 1_767_225_600_000_000
 PACK = b'[{"epoch":7,"seq":%d,"n":"a","v":1}]'
@@ -414,3 +414,14 @@ async def test_our_own_announcements_and_what_the_broker_retained_create_nothing
     await house.settled()
     assert house.log.of(Topic.CREATES) == []
     assert len(house.unnumbered.acked) == 3
+
+
+def test_bridges_share_what_has_no_numbers_but_on_the_embedded_broker_where_one_takes_it():
+    shared = unnumbered_subscriptions("two", embedded=False)
+    assert [topic.partition("/")[0] for topic, _ in shared] == ["$share"] * 3
+    assert unnumbered_subscriptions("1", embedded=True) == [
+        (f"{ROOT}+/packs", 1),
+        ("v1.1/Observations", 1),
+        ("v1.1/+/Observations", 1),
+    ]
+    assert unnumbered_subscriptions("two", embedded=True) == []
