@@ -417,11 +417,17 @@ async def test_our_own_announcements_and_what_the_broker_retained_create_nothing
 
 
 def test_bridges_share_what_has_no_numbers_but_on_the_embedded_broker_where_one_takes_it():
-    shared = unnumbered_subscriptions("two", embedded=False)
-    assert [topic.partition("/")[0] for topic, _ in shared] == ["$share"] * 3
+    *shared, results = unnumbered_subscriptions("two", embedded=False)
+    assert [topic.partition("/")[0] for topic, _ in shared] == ["$share"] * 5
+    assert results == (f"{ROOT}+/results", 1), (
+        "every bridge takes them: a dead one keeps none from the others"
+    )
     assert unnumbered_subscriptions("1", embedded=True) == [
         (f"{ROOT}+/packs", 1),
         ("v1.1/Observations", 1),
         ("v1.1/+/Observations", 1),
+        ("v1.1/Tasks", 1),
+        ("v1.1/+/Tasks", 1),
+        (f"{ROOT}+/results", 1),
     ]
     assert unnumbered_subscriptions("two", embedded=True) == []
