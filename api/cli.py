@@ -14,7 +14,7 @@ from api.live_things import StoredThings
 from api.page import page_router
 from citylab import wiring
 from citylab.cli import Data, run, single
-from citylab.settings import Settings, redacted
+from citylab.settings import Settings, endpoints, redacted
 
 GRACE = 2  # s that requests in hand have when the server stops
 
@@ -60,6 +60,9 @@ async def serve(settings: Settings) -> None:
             wiring.entity_writes(),
             public_url=settings.public_url or None,
             page_limit=settings.page_limit,
+            tasking=settings.tasking,
+            mqtt_endpoints=endpoints(settings),
+            announced=settings.announcements_per_second > 0,
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from citylab.model import Batch, Event, Reason, Topic
 from citylab.ports import Store
-from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
 from processing.decode import OpenRejection
 
 _OPEN = """
@@ -30,16 +30,13 @@ async def open_rejections(store: Store, *, most: int = 5_000) -> Sequence[OpenRe
 
 def refused(batch: Batch) -> Write:
     """The write of packs that the bridge refused (log topic `citylab.refused`)."""
-    rows, receipt, record = no_rows()
     receipts = [_receipt(batch, event) for event in batch.events]
     rejections = [
         NewRejection(i, -1, _reason(event.headers), event.headers.get("detail", ""), payload=event.value)
         for i, event in enumerate(batch.events)
     ]
-    return Write(
-        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=rejections,
-        spans=[Span(batch.topic, batch.partition, batch.before, batch.after)],
-    )  # fmt: skip
+    spans = [Span(batch.topic, batch.partition, batch.before, batch.after)]
+    return bookkeeping(receipts=receipts, rejections=rejections, spans=spans)
 
 
 def _receipt(batch: Batch, event: Event) -> Receipt:

@@ -19,7 +19,17 @@ from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
 from api.sensorthings.windows import Windowed, windowed
-from citylab.entities import DATASTREAM, MULTI_DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
+from citylab.entities import (
+    DATASTREAM,
+    ENTITY_TYPES,
+    MULTI_DATASTREAM,
+    OBSERVATION,
+    EntityType,
+    EntityTypes,
+    Property,
+    Relation,
+    target,
+)
 from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_link, property_json
 from citylab.policy import Visible
 
@@ -95,10 +105,11 @@ Render = Callable[[Rows, Query, int], Parts]  # the last: how many entities the 
 
 
 class Compiler:
-    """Compiles for one service. page: how many entities a page has when the request does not say."""
+    """Compiles for one service. page: how many entities a page has when the request does not say; types: its entities."""
 
-    def __init__(self, visible: Visible, *, page: int) -> None:
+    def __init__(self, visible: Visible, *, page: int, types: EntityTypes = ENTITY_TYPES) -> None:
         self._visible = visible
+        self.types = types
         self._page = page
 
     def collection(self, resource: Resource, query: Query, render: Render | None = None) -> Compiled:
@@ -107,7 +118,7 @@ class Compiler:
         JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
         token or null, the count or null, whether the parent exists.
         """
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         step = resource.steps[-1]
         owner = self._owner_sql(resource.steps)
 
@@ -141,7 +152,7 @@ class Compiler:
         self, resource: Resource, query: Query, render: Callable[[Rows], tuple[str, list[str]]]
     ) -> Compiled:
         """Everything that a query finds, in its order: one row with one text for each entity, which `render` makes."""
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         rows = self.rows(
             statement,
             resource.entity_type,
@@ -156,7 +167,7 @@ class Compiler:
 
     def entity(self, resource: Resource, query: Query) -> Compiled:
         """One row with the entity's JSON and its tag (null where others are expanded in it), or none."""
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         step = resource.steps[-1]
         row = Row.new(statement, step.entity_type)
         page = Page(row, statement.name("p"))
@@ -170,7 +181,7 @@ class Compiler:
 
     def observations_by_key(self) -> Compiled:
         """Id, JSON and tag of Observations that the API made, by the parameters `series`, `times` and `ids`."""
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         row = Row.new(statement, OBSERVATION)
         page = Page(row, statement.name("p"))
         pieces, _ = self.entity_json(page, Query(), reference=False, nested=False)
@@ -183,7 +194,7 @@ class Compiler:
 
     def property(self, resource: Resource) -> Compiled:
         """One row with the property's JSON text or null, and as a value its raw text or null; or no row."""
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         row = Row.new(statement, resource.entity_type)
         known = resource.of_property
         if known is None:
@@ -199,7 +210,7 @@ class Compiler:
 
     def matching(self, resource: Resource, query: Query) -> Compiled:
         """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         row = Row.new(statement, resource.entity_type)
         with located("$filter", query, nested=False):
             where = self._where(row, self._reached(resource.steps, row.alias), query)
@@ -382,7 +393,7 @@ class Compiler:
         alias = statement.name("e")
         own = page.column(page.row.column("id"))
         foreign = "" if relation.many else page.column(page.row.column(relation.column))
-        other = target(relation)
+        other = target(relation, self.types)
 
         def conditions(row: str) -> list[str]:
             return is_related(relation, row, own, foreign)
@@ -447,7 +458,7 @@ class Compiler:
     def _column(self, steps: Sequence[Step], column: str) -> str:
         """SQL of a column of the entity that steps lead to."""
         alias = f"s{len(steps)}"
-        statement = Statement(self._visible)
+        statement = Statement(self._visible, self.types)
         entity_type = steps[-1].entity_type
         conditions = self._reached(steps, alias) + statement.conditions(entity_type, alias)
         return f"(SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)})"

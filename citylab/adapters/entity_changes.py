@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from citylab.adapters.derived import FactsCache, observe_again
@@ -27,15 +28,18 @@ from citylab.adapters.entity_writes import (
 )
 from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property, size
 from citylab.adapters.postgres import Connection
+from citylab.adapters.tasks import check_change
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft
 from citylab.entities import (
     DATASTREAM,
+    ENTITY_TYPES,
     FEATURE_OF_INTEREST,
     HISTORICAL_LOCATION,
     LOCATION,
     MULTI_DATASTREAM,
     OBSERVATION,
+    TASK,
     THING,
     EntityType,
     Kind,
@@ -46,14 +50,16 @@ from citylab.model import Micros
 from citylab.ports import Transaction
 from citylab.times import format_instant
 
-# OGC 18-088 §10.4, Table 26: what is deleted along with an entity.
+# OGC 18-088 §10.4, Table 26, and the like for Tasking: what is deleted along with an entity.
 _CASCADES: Mapping[str, Sequence[str]] = {
-    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations"),
+    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations", "TaskingCapabilities"),
     "Location": ("HistoricalLocations",),
     "Datastream": ("Observations",),
     "Sensor": ("Datastreams", "MultiDatastreams"),
     "ObservedProperty": ("Datastreams", "MultiDatastreams"),
     "FeatureOfInterest": ("Observations",),
+    "Actuator": ("TaskingCapabilities",),
+    "TaskingCapability": ("Tasks",),
 }
 
 
@@ -74,6 +80,8 @@ class Changes:
             return
         windows = await self._windows(own) if entity_type is DATASTREAM else None
         results = await size(self.transaction, own) if entity_type is MULTI_DATASTREAM else None
+        if entity_type is TASK:
+            await check_change(self.transaction, own, changes)
         await self._set(entity_type, own, changes)
         for name, targets in changes.links.items():
             relation = entity_type.relations[name]
@@ -121,7 +129,8 @@ class Changes:
             await forget_datastreams(self.connection, ids)
         else:
             for name in _CASCADES.get(entity_type.name, ()):
-                await self._delete_related(entity_type.relations[name], ids)
+                # Of the whole table: also where a service offers less, nothing is left behind.
+                await self._delete_related(ENTITY_TYPES[entity_type.name].relations[name], ids)
         await self.transaction.execute(
             f"DELETE FROM {entity_type.table} WHERE id = ANY(%s::int8[])", (list(ids),)
         )
@@ -171,7 +180,7 @@ class Changes:
 
     async def _relate(self, entity_type: EntityType, own: int, relation: Relation, ids: list[int]) -> None:
         """Link to entities that exist. The Locations of a Thing are replaced; every other relation gets more."""
-        if entity_type is THING and relation.link:
+        if entity_type == THING and relation.link:
             if ids:
                 await move_thing(self.transaction, own, ids, time=self.now)
             else:
@@ -214,10 +223,20 @@ class Changes:
                 changed[field] = np.array([other], np.int64)
                 if field == "datastream":
                     changed["multi"] = np.array([name == "MultiDatastream"])
-        rows = replace(await self._observation(own), **changed)
+        before = await self._observation(own)
+        rows = replace(before, **changed)
         if rows.multi is not None and rows.multi[0]:
             await check_results(self.transaction, rows.datastream.tolist(), rows.json or [None])
         await rewrite_observation(self.connection, self.cache, own, rows)
+        differing = [
+            OBSERVATION.properties[name].columns[0]
+            for name in changes.values
+            if any(_differ(before, rows, column) for column in _COLUMNS_OF[name])
+        ]
+        await self.transaction.execute(
+            "INSERT INTO pending_announcements (entity_table, entity, columns) VALUES ('observations', %s, %s)",
+            (own, differing),
+        )
 
     async def _observation(self, own: int) -> Observations:
         """An observation as it is, as a row to be written."""
@@ -267,6 +286,19 @@ class Changes:
             parameters=[more],
             multi=np.array([multi], np.bool_),
         )
+
+
+def _differ(one: Observations, other: Observations, column: str) -> bool:
+    """Whether two rows differ in a column. A result's exact text does not tell 6 from a number that says the same."""
+    if column == "json":
+        texts = [rows.json[0] if rows.json else None for rows in (one, other)]
+        numbers = [None if np.isnan(rows.number[0]) else repr(float(rows.number[0])) for rows in (one, other)]
+        a, b = (text or number for text, number in zip(texts, numbers, strict=True))
+        return a != b and (a is None or b is None or msgspec.json.decode(a) != msgspec.json.decode(b))
+    if column == "number":
+        return False  # with its JSON
+    a, b = getattr(one, column), getattr(other, column)
+    return bool(a[0] != b[0]) if a is not None and b is not None else a is not b
 
 
 _COLUMNS_OF = {
