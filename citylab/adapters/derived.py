@@ -35,9 +35,8 @@ class Facts:
         self.stamp_end = np.zeros(0, np.bool_)  # whether a time names the end of the interval it covers
         self.moving = np.zeros(0, np.int64)  # its Thing, if that moves, else 0
         self.axis = np.zeros(0, np.int8)  # 1: it is its Thing's longitude; 2: its latitude
-        self.features: set[tuple[int, int]] = (
-            set()
-        )  # in observed_features: (datastream, feature) of what moves not
+        # (datastream, feature) that are in observed_features; none of what moves, which would have no end
+        self.features: set[tuple[int, int]] = set()
 
     async def load(self, connection: Connection, datastream: Int64) -> None:
         """Make sure that all of `datastream` are known."""
@@ -216,7 +215,7 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
         - facts.features
     )
     await observe(connection, pairs)
-    facts.features |= {pair for pair in pairs if not facts.moving[pair[0]]}  # of what moves there is no end
+    facts.features |= {pair for pair in pairs if not facts.moving[pair[0]]}
 
 
 async def observe(connection: Connection, pairs: Collection[tuple[int, int]]) -> None:
