@@ -84,13 +84,11 @@ def read_changes(entity_type: EntityType, document: bytes, *, replace: bool = Fa
             if not p.computed:
                 values.setdefault(p.name, None)
     links = {
-        name: _targets(relation, members[name], "")
+        name: _targets(relation, members[name], "", links_only=True)
         for name, relation in entity_type.relations.items()
         if name in members
     }
-    for name, targets in links.items():
-        if any(isinstance(t, Draft) for t in targets):
-            _refuse(name, 'a related entity can only be linked here: {"@iot.id": ...}')
+    for name in links:
         either = entity_type.relations[name].either
         if either is not None and either.other in links:
             _refuse("", f"{entity_type.name} has a {name} or a {either.other}, not both")
@@ -228,24 +226,26 @@ def _number(text: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _targets(relation: Relation, raw: msgspec.Raw, where: str) -> list[Target]:
+def _targets(relation: Relation, raw: msgspec.Raw, where: str, *, links_only: bool = False) -> list[Target]:
     where = f"{where}{relation.name}"
     if not relation.many:
-        return [_target(relation, raw, where)]
+        return [_target(relation, raw, where, links_only)]
     try:
         elements = _elements.decode(raw)
     except msgspec.DecodeError:
         _refuse(where, "must be an array of entities")
-    return [_target(relation, element, f"{where}[{i}]") for i, element in enumerate(elements)]
+    return [_target(relation, element, f"{where}[{i}]", links_only) for i, element in enumerate(elements)]
 
 
-def _target(relation: Relation, raw: msgspec.Raw, where: str) -> Target:
+def _target(relation: Relation, raw: msgspec.Raw, where: str, links_only: bool) -> Target:
     try:
         members = _members.decode(raw)
     except msgspec.DecodeError:
         _refuse(where, 'must be an object: a new entity, or a link {"@iot.id": ...}')
     if "@iot.id" in members:
         return _id(members["@iot.id"], where)
+    if links_only:
+        _refuse(where, 'a related entity can only be linked here: {"@iot.id": ...}')
     return _draft(target(relation), members, relation, nested=True, where=f"{where}/")
 
 
