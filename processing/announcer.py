@@ -71,7 +71,7 @@ class Announcer:
         self.messages = 0
         self._visible = visible
         self._of_observations = reading_observations(visible)
-        self._waiting = Waiting(2 * per_second)
+        self._waiting = Waiting(_most_waiting(per_second))
         self._left_out = self._too_large = 0
         self._more = asyncio.Event()
         self._span: Span | None = None
@@ -89,7 +89,7 @@ class Announcer:
             await self._forget(well)
         while True:
             self._left_out += self._waiting.left_out
-            self._waiting, self._span = Waiting(2 * self.per_second), None
+            self._waiting, self._span = Waiting(_most_waiting(self.per_second)), None
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(await self._start()))
@@ -228,3 +228,8 @@ class Announcer:
             await self.log.append(Topic.OUTBOUND, events)
         self._tokens -= len(events)
         self.messages += len(events)
+
+
+def _most_waiting(per_second: int) -> int:
+    """Observations that wait before older ones give way: two seconds' worth."""
+    return 2 * per_second // _AN_OBSERVATION + 1
