@@ -159,13 +159,13 @@ def test_what_is_changed_comes_on_the_topics_of_its_set_itself_and_its_propertie
 def test_what_is_changed_comes_on_relative_topics(service, ids):
     """req/receive-updates-via-mqtt/receive-updates: collections that contain it, and what leads to it alone."""
     relative = {
-        "Things": ("Locations/Things", "Datastreams/Thing", "HistoricalLocations/Thing"),
-        "Locations": ("Things/Locations", "HistoricalLocations/Locations"),
+        "Things": ("Locations/Things", "Datastreams/Thing", "HistoricalLocations/Thing", "Observations/Datastream/Thing"),
+        "Locations": ("Things/Locations", "HistoricalLocations/Locations", "Datastreams/Thing/Locations"),
         "Datastreams": (
             "Things/Datastreams", "Sensors:Datastreams/Datastreams", "ObservedProperties:Datastreams/Datastreams",
-            "Observations/Datastream",
+            "Observations/Datastream", "HistoricalLocations/Thing/Datastreams",
         ),
-        "HistoricalLocations": ("Things/HistoricalLocations", "Locations/HistoricalLocations"),
+        "HistoricalLocations": ("Things/HistoricalLocations", "Locations/HistoricalLocations", "Datastreams/Thing/HistoricalLocations"),
         "Observations": ("Datastreams/Observations", "FeaturesOfInterest:Observations/Observations"),
     }  # fmt: skip
     for set_name, topics in relative.items():
