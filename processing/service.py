@@ -30,15 +30,13 @@ log = structlog.get_logger()
 class Pace:
     """How much a transaction holds: a batch grows while the one before it is written, up to these.
 
-    In seconds, linger: for more packs when there are few; fold_every: between two folds; descriptors_within: how long packs of
-    unknown streams wait for descriptors that the log has and the store has not.
+    In seconds, linger: for more packs when there are few; fold_every: between two folds.
     """
 
     most_events: int = 1_000
     most_bytes: int = 3 << 20
     linger: float = 0.02
     fold_every: float = 1.0
-    descriptors_within: float = 2.0
 
 
 @dataclass
@@ -175,14 +173,13 @@ class Processing:
             await decoded.put((batches, write))
 
     async def _await_descriptors(self) -> None:
-        """Wait a moment until what the log has of descriptors is registered: the stream may be in there.
+        """Wait until the descriptors that the log has are registered: the stream may be in there.
 
-        Else a backlog, in which packs are read beside their descriptors, would become rejections beyond their quota.
+        Else a backlog, in which packs are read beside their descriptors, would become rejections beyond their quota. What
+        the log holds now is the end of the wait, and only descriptors whose place in the log is lost are not waited for.
         """
         ends = {p: end for p, end in (await self.log.ends(Topic.DESCRIPTORS)).items() if end}
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.pace.descriptors_within
-        while Topic.DESCRIPTORS not in self.figures.problems and loop.time() < deadline:
+        while Topic.DESCRIPTORS not in self._lost:
             stored = await self.store.positions(Topic.DESCRIPTORS)
             if all(p in stored and stored[p].offset >= end for p, end in ends.items()):
                 return

@@ -201,7 +201,7 @@ async def test_old_recordings_show_up_to_their_newest_value_and_say_so(eyes, ser
 
 
 async def test_after_an_interruption_nothing_is_missed(eyes, serve):
-    temperature = stream(12)
+    temperature = stream(12, stopped=120.0)  # what is sent meanwhile is the newest, however long it takes
     served = await serve(town(thing(1, "Station", temperature)))
     eyes.expected += ["ERR_", "Failed to load resource"]
     page = await eyes.look(served.url)

@@ -174,16 +174,15 @@ def test_several_bridges_and_processors_share_the_work_and_store_nothing_twice(o
     city, recording = own_city, open_data_bcn.read(file)
     expected = values_of(recording)
     with Command(city, "ingest", CITYLAB_BRIDGE_NAME="2") as bridge, Command(city, "processing") as processor:
-        city.until(
-            lambda: city.fetch("SELECT 1 FROM services WHERE name = 'ingest 2'"), "the second bridge reports"
-        )
+        second = "SELECT state ->> 'connected' FROM services WHERE name = 'ingest 2'"
+        city.until(lambda: city.fetch(second) == [("true",)], "the second bridge is connected")
         replayed = run("replay", "open-data-bcn", file, "--speed", "max", env=city.environment(), within=120)
 
         assert replayed.returncode == 0, f"{replayed.stderr}\n{city.story()}"
         assert not bridge.ended, bridge.said
         assert not processor.ended, processor.said
+        packs = "SELECT name, (state ->> 'packs')::int FROM services WHERE name LIKE 'ingest%%'"
+        city.until(lambda: all(count > 0 for _, count in city.fetch(packs)), "both bridges report packs")
     found = values_in(city)
     assert len(found) == len(expected)
     assert set(found) == expected
-    packs = "SELECT name, (state ->> 'packs')::int FROM services WHERE name LIKE 'ingest%%'"
-    city.until(lambda: all(count > 0 for _, count in city.fetch(packs)), "both bridges have taken packs")
