@@ -45,7 +45,7 @@ class Check(NamedTuple):
 class Health(NamedTuple):
     """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things.
 
-    announcements: messages since processing started; not_announced: observations left out of them.
+    announcements: messages since processing started; not_announced: what was left out of them.
     """
 
     checks: list[Check]
@@ -161,8 +161,8 @@ class _Figures(Collector):
                 "citylab_announcements", "Messages that told of entities over MQTT", value=found.announcements
             ),
             CounterMetricFamily(
-                "citylab_observations_not_announced",
-                "Observations beyond the rate, before a newer one of their Datastream",
+                "citylab_not_announced",
+                "Observations that gave way to a newer one of their Datastream, and messages too large for a broker",
                 value=found.not_announced,
             ),
         ]
