@@ -46,6 +46,7 @@ class Page:
     row: Row
     alias: str
     columns: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def column(self, sql: str) -> str:
         """Take a column, or any expression of the inner query, out."""
@@ -55,6 +56,18 @@ class Page:
     def property(self, known: Property) -> list[str]:
         """Take a property's columns out."""
         return [self.column(self.row.column(c, computed=known.computed)) for c in known.columns]
+
+    def text(self, sql: str) -> str:
+        """Make a text of the columns once for each row of the page, for several places in its JSON."""
+        name = self.texts.setdefault(sql, f"t{len(self.texts)}")
+        return f"{self.alias}.{name}"
+
+    def source(self, inner: str) -> str:
+        """The FROM item of the outer query over an inner one, with the texts."""
+        if not self.texts:
+            return f"({inner}) AS {self.alias}"
+        texts = ", ".join(f"{sql} AS {name}" for sql, name in self.texts.items())
+        return f"(SELECT *, {texts} FROM ({inner}) AS {self.alias} OFFSET 0) AS {self.alias}"
 
     def select(self, where: str) -> str:
         """The inner query; to be written when every column has been taken."""
@@ -76,9 +89,22 @@ class Rows(NamedTuple):
         skip = query.skip if query.skiptoken is None else 0
         return f"{self.page.select(self.where)} ORDER BY {order}{limited} OFFSET {skip}"
 
-    def numbered(self, query: Query, top: int) -> str:
-        """The page and the first row of the next, numbered from 1 in the column n."""
-        return f"SELECT *, row_number() OVER () AS n FROM ({self.ordered(query, top + 1 if top else 0)}) AS q"
+    def numbered(self, query: Query, top: int, columns: Sequence[str], joins: Sequence[str] = ()) -> str:
+        """Columns over the page and the first row of the next, numbered from 1 in the column n.
+
+        Numbering copies every row, so it is the last step, over no more columns than those.
+        """
+        source = self.page.source(self.ordered(query, top + 1 if top else 0))
+        made = f"SELECT {', '.join(columns)} FROM {source}{''.join(joins)} OFFSET 0"
+        return f"SELECT *, row_number() OVER () AS n FROM ({made}) AS q"
+
+    def token_columns(self) -> list[str]:
+        """The keys of the order, each as SQL that names it: what a token is made of."""
+        return [f"{self.page.column(key.sql)} AS k{i}" for i, key in enumerate(self.keys)]
+
+    def token(self, alias: str) -> str:
+        """SQL of the token of a row that has `token_columns`."""
+        return token_sql([f"{alias}.k{i}" for i in range(len(self.keys))])
 
 
 class Parts(NamedTuple):
@@ -150,7 +176,7 @@ class Compiler:
             owner=self._owner_sql(resource.steps),
         )
         text, joins = render(rows)
-        source = f"({rows.ordered(query, query.top)}) AS {rows.page.alias}{''.join(joins)}"
+        source = f"{rows.page.source(rows.ordered(query, query.top))}{''.join(joins)}"
         return Compiled(f"SELECT {text} FROM {source}", statement.parameters.values)
 
     def entity(self, resource: Resource, query: Query) -> Compiled:
@@ -164,7 +190,7 @@ class Compiler:
         # Which transaction wrote the row: computed properties, which are in another table, do not change it.
         tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        sql = f"SELECT {json}, {tag} FROM {page.source(page.select(where) + ' OFFSET 0')}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
     def observations_by_key(self) -> Compiled:
@@ -177,7 +203,7 @@ class Compiler:
         key = ", ".join(row.column(column) for column in OBSERVATION.default_order)
         keys = "SELECT * FROM unnest(%(series)s::int8[], %(times)s::timestamptz[], %(ids)s::int8[])"
         where = self._where(row, [f"({key}) IN ({keys})"], Query())
-        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM ({page.select(where)} OFFSET 0) AS {page.alias}"
+        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM {page.source(page.select(where) + ' OFFSET 0')}"
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
@@ -244,13 +270,14 @@ class Compiler:
         if render is not None:
             return render(rows, query, top)
         pieces, joins = self.entity_json(page, query, reference=reference, nested=nested)
-        token = token_sql([page.column(key.sql) for key in rows.keys])
-        name = page.alias
+        columns = [f"{concat(pieces)} AS j", *rows.token_columns()]
+        name = statement.name("n")
+        last = f"max({rows.token(name)}) FILTER (WHERE {name}.n = {top})"
         return Parts(
-            f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
+            f"string_agg({name}.j, ',') FILTER (WHERE {name}.n <= {top})",
             "count(*)",
-            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN max({token}) FILTER (WHERE {name}.n = {top}) END",
-            f"FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)}",
+            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN {last} END",
+            f"FROM ({rows.numbered(query, top, columns, joins)}) AS {name}",
         )
 
     def rows(
@@ -325,8 +352,10 @@ class Compiler:
         feature: as the properties of a GeoJSON feature, without what is its geometry.
         """
         entity_type = page.row.entity_type
-        identity = Sql(page.column(page.row.column("id")))
-        link: list[Piece] = [Sql(BASE), f"{entity_type.set_name}(", identity, ")"]
+        own = page.column(page.row.column("id"))
+        place = literal(f"{entity_type.set_name}(")
+        identity = Sql(page.text(f"{own}::text"), always=True)
+        link: list[Piece] = [Sql(page.text(f"{BASE} || {place} || {own}"), always=True), ")"]
         if reference:
             return ['{"@iot.selfLink":"', *link, '"}'], []
         with located("$select", query, nested=nested):
@@ -376,7 +405,7 @@ class Compiler:
             inner = Page(Row.new(statement, other), statement.name("p"))
             pieces, joins = self.entity_json(inner, expand.query, reference=False, nested=True)
             where = self._where(inner.row, conditions(inner.row.alias), expand.query)
-            source = f"({inner.select(where)} OFFSET 0) AS {inner.alias}{''.join(joins)}"
+            source = f"{inner.source(inner.select(where) + ' OFFSET 0')}{''.join(joins)}"
             join = (
                 f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j FROM {source} OFFSET 0) AS {alias} ON TRUE"
             )
