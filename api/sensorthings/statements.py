@@ -24,6 +24,8 @@ from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_li
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
+ANCHORED = 128  # every so manieth id is in the index observations_anchors
+_PAGES = 5  # of the table, from an anchor on: more than lie between two
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
 
@@ -190,7 +192,8 @@ class Compiler:
         # Which transaction wrote the row: computed properties, which are in another table, do not change it.
         tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        sql = f"SELECT {json}, {tag} FROM {page.source(page.select(where) + ' OFFSET 0')}{''.join(joins)}"
+        inner = _one(resource.steps, page.select(where), row.alias)
+        sql = f"SELECT {json}, {tag} FROM {page.source(inner + ' OFFSET 0')}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
     def observations_by_key(self) -> Compiled:
@@ -224,7 +227,8 @@ class Compiler:
             elif resource.members:
                 sql = f"({sql})::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        return Compiled(f"SELECT {sql} FROM {row.from_item()}{where}", statement.parameters.values)
+        query = _one(resource.steps, f"SELECT {sql} FROM {row.from_item()}{where}", row.alias)
+        return Compiled(query, statement.parameters.values)
 
     def matching(self, resource: Resource, query: Query) -> Compiled:
         """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
@@ -464,7 +468,8 @@ class Compiler:
         statement = Statement(self._visible)
         entity_type = steps[-1].entity_type
         conditions = self._reached(steps, alias) + statement.conditions(entity_type, alias)
-        return f"(SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)})"
+        query = f"SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)}"
+        return f"({_one(steps, query, alias)})"
 
     def _exists(self, steps: Sequence[Step]) -> str:
         return f"({self._column(steps, 'id')} IS NOT NULL)"
@@ -479,6 +484,21 @@ def located(option: str, query: Query, *, nested: bool = False) -> Iterator[None
         if nested:
             raise
         raise fault.in_text(option, query.texts[option]) from None
+
+
+def _one(steps: Sequence[Step], query: str, alias: str) -> str:
+    """A query that finds one row at most. An Observation is looked for where its id says that it lies, then everywhere."""
+    step = steps[-1]
+    if len(steps) > 1 or step.entity_type is not OBSERVATION:
+        return query
+    before = (
+        f"(SELECT {{}} FROM observations a WHERE a.id %% {ANCHORED} = 0 AND a.id <= {_id_parameter(step)}"
+        " ORDER BY a.id DESC LIMIT 1)"
+    )
+    low = before.format("a.ctid")
+    high = before.format(f"format('(%%s,0)', (a.ctid::text::point)[0]::int8 + {_PAGES})::tid")
+    near = f"{query} AND {alias}.ctid >= {low} AND {alias}.ctid < {high}"
+    return f"({near}) UNION ALL ({query}) LIMIT 1"
 
 
 def _id_parameter(step: Step) -> str:
