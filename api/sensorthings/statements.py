@@ -491,14 +491,14 @@ def _one(steps: Sequence[Step], query: str, alias: str) -> str:
     step = steps[-1]
     if len(steps) > 1 or step.entity_type is not OBSERVATION:
         return query
-    before = (
-        f"(SELECT {{}} FROM observations a WHERE a.id %% {ANCHORED} = 0 AND a.id <= {_id_parameter(step)}"
-        " ORDER BY a.id DESC LIMIT 1)"
+    anchor = (
+        f"SELECT a.ctid AS low, format('(%%s,0)', (a.ctid::text::point)[0]::int8 + {_PAGES})::tid AS high"
+        f" FROM observations a WHERE a.id %% {ANCHORED} = 0 AND a.id <= {_id_parameter(step)} ORDER BY a.id DESC LIMIT 1"
     )
-    low = before.format("a.ctid")
-    high = before.format(f"format('(%%s,0)', (a.ctid::text::point)[0]::int8 + {_PAGES})::tid")
-    near = f"{query} AND {alias}.ctid >= {low} AND {alias}.ctid < {high}"
-    return f"({near}) UNION ALL ({query}) LIMIT 1"
+    near = (
+        f"{query} AND {alias}.ctid >= (SELECT low FROM anchor) AND {alias}.ctid < (SELECT high FROM anchor)"
+    )
+    return f"(WITH anchor AS MATERIALIZED ({anchor}) {near}) UNION ALL ({query}) LIMIT 1"
 
 
 def _id_parameter(step: Step) -> str:
