@@ -210,10 +210,17 @@ class SensorThings:
         parameters = await self._geometries.fill(transaction, parameters)
         if statement.window is None:
             return await transaction.fetch(statement.sql, parameters)
-        rows: list[tuple[Any, ...]] = []
+        wanted = statement.window.rows - statement.window.skipped
+        if statement.at_instant:
+            rows = await transaction.fetch(
+                statement.at_instant, parameters | {"from": statement.window.instant}
+            )
+            if rows[0][1] >= wanted:
+                return rows
+        rows = []
         for low, high in statement.window.windows(await self._extent_now(transaction)):
             rows = await transaction.fetch(statement.sql, parameters | {"from": low, "to": high})
-            if rows[0][1] >= statement.window.rows - statement.window.skipped:
+            if rows[0][1] >= wanted:
                 break
         return rows
 

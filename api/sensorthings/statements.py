@@ -33,12 +33,14 @@ _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Ob
 class Compiled(NamedTuple):
     """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ...
 
-    window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried.
+    window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried;
+    at_instant: the statement that looks at the instant `from` alone.
     """
 
     sql: str
     parameters: dict[str, object]
     window: Windowed | None = None
+    at_instant: str = ""
 
 
 @dataclass(slots=True)
@@ -134,13 +136,27 @@ class Compiler:
         JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
         token or null, the count or null, whether the parent exists.
         """
+        window = None
+        if resource.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
+            window = windowed(query, self.top(query))
+        compiled = self._page_of(resource, query, render, window, at_instant=False)
+        if window is None or window.after is None:
+            return compiled
+        first = self._page_of(resource, query, render, window, at_instant=True)
+        return compiled._replace(at_instant=first.sql)
+
+    def _page_of(
+        self,
+        resource: Resource,
+        query: Query,
+        render: Render | None,
+        window: Windowed | None,
+        *,
+        at_instant: bool,
+    ) -> Compiled:
         statement = Statement(self._visible)
         step = resource.steps[-1]
         owner = self._owner_sql(resource.steps)
-
-        window = None
-        if step.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
-            window = windowed(query, self.top(query))
 
         def conditions(alias: str) -> list[str]:
             return self._reached(resource.steps, alias)
@@ -153,6 +169,7 @@ class Compiler:
             reference=resource.reference,
             nested=False,
             window=window,
+            at_instant=at_instant,
             render=render,
             relation=step.relation,
             owner=owner,
@@ -258,6 +275,7 @@ class Compiler:
         relation: Relation | None,
         owner: str | None,
         window: Windowed | None = None,
+        at_instant: bool = False,
         render: Render | None = None,
     ) -> Parts:
         rows = self.rows(
@@ -269,6 +287,7 @@ class Compiler:
             owner=owner,
             nested=nested,
             window=window,
+            at_instant=at_instant,
         )
         page, top = rows.page, self.top(query)
         if render is not None:
@@ -295,6 +314,7 @@ class Compiler:
         owner: str | None,
         nested: bool = False,
         window: Windowed | None = None,
+        at_instant: bool = False,
     ) -> Rows:
         """What a query finds; conditions: what else holds for the row of this alias.
 
@@ -307,7 +327,9 @@ class Compiler:
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
-        if window:
+        if window and at_instant:
+            reached += window.at_instant(row.alias)
+        elif window:
             column = row.column(window.column)
             reached += [f"{column} >= %(from)s::{window.cast}", f"{column} <= %(to)s::{window.cast}"]
         with located("$filter", query, nested=nested):
