@@ -37,6 +37,10 @@ _VARIANTS = 64  # different requests of a shape, asked in turn
 _ROWS_A_WRITE = 50_000
 _DISTRICTS = 10
 _SAFE = "()$,;/:='"  # of a query
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}  # the generator keeps its own
 
 
 class Filled(NamedTuple):
@@ -263,6 +267,7 @@ async def _load(task: LoadTask) -> Outcome:
         "simulators.http_load",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=os.environ | _MEMORY,
     )
     try:
         told, _ = await child.communicate(msgspec.json.encode(task))
