@@ -208,19 +208,18 @@ class SensorThings:
     ) -> list[tuple[Any, ...]]:
         """Run a statement, in wider and wider windows until its page is whole."""
         parameters = await self._geometries.fill(transaction, parameters)
-        if statement.window is None:
-            return await transaction.fetch(statement.sql, parameters)
-        wanted = statement.window.rows - statement.window.skipped
-        if statement.at_instant:
-            rows = await transaction.fetch(
-                statement.at_instant, parameters | {"from": statement.window.instant}
-            )
-            if rows[0][1] >= wanted:
+        window = statement.window
+        if statement.first:
+            instant = {} if window is None else {"from": window.instant}
+            rows = await transaction.fetch(statement.first, parameters | instant)
+            if rows[0][1] >= statement.wanted:
                 return rows
+        if window is None:
+            return await transaction.fetch(statement.sql, parameters)
         rows = []
-        for low, high in statement.window.windows(await self._extent_now(transaction)):
+        for low, high in window.windows(await self._extent_now(transaction)):
             rows = await transaction.fetch(statement.sql, parameters | {"from": low, "to": high})
-            if rows[0][1] >= wanted:
+            if rows[0][1] >= window.rows - window.skipped:
                 break
         return rows
 

@@ -18,7 +18,7 @@ from api.sensorthings.ordering import Key, after_token, order_of, token_sql
 from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
-from api.sensorthings.windows import Windowed, windowed
+from api.sensorthings.windows import Windowed, first_datastream, of_first_datastreams, windowed
 from citylab.entities import DATASTREAM, MULTI_DATASTREAM, OBSERVATION, EntityType, Property, Relation, target
 from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_link, property_json
 from citylab.policy import Visible
@@ -34,13 +34,15 @@ class Compiled(NamedTuple):
     """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ...
 
     window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried;
-    at_instant: the statement that looks at the instant `from` alone.
+    first: the statement that is tried before, whose page stands if it is full, with `wanted` rows: it looks at the
+    instant `from` alone, or at the first Datastreams.
     """
 
     sql: str
     parameters: dict[str, object]
     window: Windowed | None = None
-    at_instant: str = ""
+    first: str = ""
+    wanted: int = 0
 
 
 @dataclass(slots=True)
@@ -136,14 +138,23 @@ class Compiler:
         JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
         token or null, the count or null, whether the parent exists.
         """
-        window = None
-        if resource.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
-            window = windowed(query, self.top(query))
-        compiled = self._page_of(resource, query, render, window, at_instant=False)
-        if window is None or window.after is None:
-            return compiled
-        first = self._page_of(resource, query, render, window, at_instant=True)
-        return compiled._replace(at_instant=first.sql)
+        top = self.top(query)
+        if resource.entity_type is not OBSERVATION or len(resource.steps) > 1 or not top:
+            return self._page_of(resource, query, render, None)
+        window, after = windowed(query, top), first_datastream(query)
+        compiled = self._page_of(resource, query, render, window)
+        if window is not None and window.after is not None:
+            first = self._page_of(resource, query, render, window, window.at_instant)
+            return compiled._replace(first=first.sql, wanted=window.rows)
+        if after is not None:
+            begin = after
+
+            def among_the_first(alias: str) -> list[str]:
+                return [of_first_datastreams(alias, begin, top + 1)]
+
+            first = self._page_of(resource, query, render, None, among_the_first)
+            return compiled._replace(first=first.sql, wanted=top + 1)
+        return compiled
 
     def _page_of(
         self,
@@ -151,9 +162,9 @@ class Compiler:
         query: Query,
         render: Render | None,
         window: Windowed | None,
-        *,
-        at_instant: bool,
+        narrowed: Callable[[str], list[str]] | None = None,
     ) -> Compiled:
+        """A page; narrowed: conditions of its rows that stand in the window's place."""
         statement = Statement(self._visible)
         step = resource.steps[-1]
         owner = self._owner_sql(resource.steps)
@@ -169,7 +180,7 @@ class Compiler:
             reference=resource.reference,
             nested=False,
             window=window,
-            at_instant=at_instant,
+            narrowed=narrowed,
             render=render,
             relation=step.relation,
             owner=owner,
@@ -275,7 +286,7 @@ class Compiler:
         relation: Relation | None,
         owner: str | None,
         window: Windowed | None = None,
-        at_instant: bool = False,
+        narrowed: Callable[[str], list[str]] | None = None,
         render: Render | None = None,
     ) -> Parts:
         rows = self.rows(
@@ -287,7 +298,7 @@ class Compiler:
             owner=owner,
             nested=nested,
             window=window,
-            at_instant=at_instant,
+            narrowed=narrowed,
         )
         page, top = rows.page, self.top(query)
         if render is not None:
@@ -314,7 +325,7 @@ class Compiler:
         owner: str | None,
         nested: bool = False,
         window: Windowed | None = None,
-        at_instant: bool = False,
+        narrowed: Callable[[str], list[str]] | None = None,
     ) -> Rows:
         """What a query finds; conditions: what else holds for the row of this alias.
 
@@ -327,8 +338,8 @@ class Compiler:
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
-        if window and at_instant:
-            reached += window.at_instant(row.alias)
+        if narrowed is not None:
+            reached += narrowed(row.alias)
         elif window:
             column = row.column(window.column)
             reached += [f"{column} >= %(from)s::{window.cast}", f"{column} <= %(to)s::{window.cast}"]

@@ -6,7 +6,8 @@ request says about time or id bounds the windows; the last one has no bound but 
 
 Where many Datastreams have values at the same instants, as those of a city that measure every ten minutes, the first
 instant alone may fill the page, and the first Datastreams alone. They are asked before anything else: one look into the
-index for each.
+index for each. So are they where the default order is meant, by Datastream, and the filter bounds the time: TimescaleDB
+would look through whole chunks that hold little of it.
 """
 
 from typing import NamedTuple
@@ -61,9 +62,9 @@ class Windowed(NamedTuple):
 
     def at_instant(self, alias: str) -> list[str]:
         """Conditions of the row `alias` that leave the first Datastreams' values at one instant, the parameter `from`."""
-        some = f"SELECT l.datastream_id FROM latest l WHERE l.datastream_id >= {self.after}"
-        first = f"ARRAY({some} ORDER BY l.datastream_id LIMIT {self.rows * _DATASTREAMS})"
-        return [f"{alias}.phenomenon_time = %(from)s::timestamptz", f"{alias}.datastream_id = ANY({first})"]
+        assert self.after is not None
+        first = of_first_datastreams(alias, self.after, self.rows)
+        return [f"{alias}.phenomenon_time = %(from)s::timestamptz", first]
 
     @property
     def instant(self) -> str:
@@ -138,8 +139,25 @@ def windowed(query: Query, page: int) -> Windowed | None:
         )
     filtered = query.filter is not None and not _is_bound(query.filter, by_id=by_id)
     plain = not (by_id or key.descending or filtered or skipped or low is None) and len(query.orderby) == 1
-    after = (0 if query.skiptoken is None else _datastream_of_token(query.skiptoken)) if plain else None
+    after = (
+        (0 if query.skiptoken is None else _datastream_of_token(query.skiptoken, place=1)) if plain else None
+    )
     return Windowed(by_id, key.descending, low, high, skipped + page + 1, skipped, filtered, after)
+
+
+def first_datastream(query: Query) -> int | None:
+    """From which Datastream on a page in the default order lies, if the time is all that its filter says; else None."""
+    if query.orderby or query.filter is None or not _is_bound(query.filter, by_id=False):
+        return None
+    if query.skiptoken is None:
+        return None if query.skip else 0
+    return _datastream_of_token(query.skiptoken, place=0)
+
+
+def of_first_datastreams(alias: str, after: int, rows: int) -> str:
+    """A condition of the row `alias`: it belongs to one of the first Datastreams from `after` on, where `rows` are wanted."""
+    some = f"SELECT l.datastream_id FROM latest l WHERE l.datastream_id >= {after} ORDER BY l.datastream_id"
+    return f"{alias}.datastream_id = ANY(ARRAY({some} LIMIT {rows * _DATASTREAMS}))"
 
 
 def _own(node: Expression) -> bool:
@@ -197,10 +215,12 @@ def _of_token(token: str, *, by_id: bool) -> int | None:
         return None
 
 
-def _datastream_of_token(token: str) -> int | None:
-    """The second key of a token in the order of time: the Datastream's id."""
-    keys = read_token(token)
-    text = keys[1] if len(keys) > 1 else None
+def _datastream_of_token(token: str, *, place: int) -> int | None:
+    """The Datastream's id in a token, which is the key at this place of the order; None if there is none."""
+    try:
+        text = read_token(token)[place]
+    except (CitylabError, IndexError):
+        return None
     return int(text) if text is not None and text.isdecimal() and len(text) <= 18 else None
 
 

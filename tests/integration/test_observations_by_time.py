@@ -1,7 +1,8 @@
-"""A page of all Observations in the order of time is the same, whichever way it was found."""
+"""A page of all Observations of a time is the same, whichever way it was found."""
 
 import pytest
 
+from api.sensorthings.formats import data_array
 from api.sensorthings.options import read_query
 from api.sensorthings.resource import read_resource
 from api.sensorthings.statements import Compiler
@@ -9,7 +10,8 @@ from citylab.policy import everything
 
 SERIES = 300
 COMPILER = Compiler(everything, page=100)
-BEGIN = "$orderby=phenomenonTime&$filter=phenomenonTime ge 2024-01-01T00:00:00Z"
+RANGE = "$filter=phenomenonTime ge 2024-01-01T00:00:00Z and phenomenonTime lt 2024-01-01T00:30:00Z"
+IN_TIME = f"$orderby=phenomenonTime&{RANGE}"
 
 
 @pytest.fixture
@@ -29,27 +31,32 @@ async def aligned(store):
 
 
 async def both(store, text):
-    """The row that answers at the instant alone, and the one that answers with no bound but the request's own."""
-    statement = COMPILER.collection(read_resource("/Observations"), read_query(text))
-    parameters = statement.parameters | {"base": "http://city/v1.1/", "from": statement.window.instant}
+    """The row that answers by the first instant or Datastreams, and the one by no bound but the request's own."""
+    resource, query = read_resource("/Observations"), read_query(text)
+    statement = COMPILER.collection(resource, query, data_array if query.result_format else None)
+    parameters = statement.parameters | {"base": "http://city/v1.1/"}
+    if statement.window:
+        parameters["from"] = statement.window.instant
     async with store.transaction(read_only=True) as transaction:
-        (instant,) = await transaction.fetch(statement.at_instant, parameters)
+        (first,) = await transaction.fetch(statement.first, parameters)
         (whole,) = await transaction.fetch(statement.sql, parameters | {"to": "infinity"})
-    return instant, whole
+    assert statement.wanted == COMPILER.top(query) + 1
+    return first, whole
 
 
 @pytest.mark.parametrize("form", ["", "&$resultFormat=dataArray"])
-async def test_a_page_at_one_instant_is_the_page(aligned, form):
-    text = f"{BEGIN}&$top=50{form}"
-    instant, whole = await both(aligned, text)
-    assert instant == whole
+@pytest.mark.parametrize("order", [IN_TIME, RANGE])
+async def test_a_full_page_is_the_page(aligned, order, form):
+    text = f"{order}&$top=50{form}"
+    first, whole = await both(aligned, text)
+    assert first == whole
     for _ in range(2):
-        text = f"{BEGIN}&$top=50{form}&$skiptoken={whole[2]}"
-        instant, whole = await both(aligned, text)
-        assert instant == whole
+        text = f"{order}&$top=50{form}&$skiptoken={whole[2]}"
+        first, whole = await both(aligned, text)
+        assert first == whole
 
 
 async def test_one_that_is_not_full_is_seen_to_be_so(aligned):
-    instant, whole = await both(aligned, f"{BEGIN}&$top=250")
-    assert instant[1] < 251
+    first, whole = await both(aligned, f"{IN_TIME}&$top=250")
+    assert first[1] < 251
     assert whole[1] == 251

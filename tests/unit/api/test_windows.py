@@ -1,7 +1,7 @@
 import pytest
 
 from api.sensorthings.options import read_query
-from api.sensorthings.windows import Extent, windowed
+from api.sensorthings.windows import Extent, first_datastream, windowed
 
 HOUR = 3_600_000_000
 EXTENT = Extent(0, 1_000 * HOUR, 1_000_000, 1_000_000)  # a row every 3.6 s
@@ -100,3 +100,23 @@ def test_a_page_may_lie_at_the_lower_bound_alone():
 )
 def test_elsewhere_it_is_not_looked_for_there(text):
     assert window(text).after is None
+
+
+RANGE = "$filter=phenomenonTime ge 1970-01-02T00:00:00Z and phenomenonTime lt 1970-01-03T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (RANGE, 0),
+        (f"{RANGE}&$skiptoken=WyI1IiwgIjE5NzAtMDEtMDIgMDA6MDA6MDArMDAiLCAiMCJd", 5),
+        (f"{RANGE}&$skiptoken=x", None),
+        (f"{RANGE}&$skip=5", None),
+        (f"{RANGE}&$orderby=result", None),
+        (f"{RANGE} and result gt 1", None),
+        ("$filter=result gt 1", None),
+        ("", None),
+    ],
+)
+def test_where_the_first_datastreams_may_fill_the_page(text, first):
+    assert first_datastream(read_query(text)) == first
