@@ -24,7 +24,7 @@ from citylab.entity_json import BASE, Piece, Sql, concat, literal, navigation_li
 from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
-ANCHORED = 128  # every so manieth id is in the index observations_anchors
+ANCHORED = 128  # every such id is in the index observations_anchors
 _PAGES = 5  # of the table, from an anchor on: more than lie between two
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
@@ -141,20 +141,18 @@ class Compiler:
         top = self.top(query)
         if resource.entity_type is not OBSERVATION or len(resource.steps) > 1 or not top:
             return self._page_of(resource, query, render, None)
-        window, after = windowed(query, top), first_datastream(query)
+        window = windowed(query, top)
         compiled = self._page_of(resource, query, render, window)
-        if window is not None and window.after is not None:
-            first = self._page_of(resource, query, render, window, window.at_instant)
-            return compiled._replace(first=first.sql, wanted=window.rows)
-        if after is not None:
-            begin = after
+        after = first_datastream(query) if window is None else window.after
+        if after is None:
+            return compiled
 
-            def among_the_first(alias: str) -> list[str]:
-                return [of_first_datastreams(alias, begin, top + 1)]
+        def narrowed(alias: str) -> list[str]:
+            return [of_first_datastreams(alias, top + 1)] if window is None else window.at_instant(alias)
 
-            first = self._page_of(resource, query, render, None, among_the_first)
-            return compiled._replace(first=first.sql, wanted=top + 1)
-        return compiled
+        first = self._page_of(resource, query, render, window, narrowed).sql
+        parameters = compiled.parameters | {"after": str(after)}
+        return compiled._replace(parameters=parameters, first=first, wanted=top + 1)
 
     def _page_of(
         self,

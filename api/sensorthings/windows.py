@@ -62,9 +62,7 @@ class Windowed(NamedTuple):
 
     def at_instant(self, alias: str) -> list[str]:
         """Conditions of the row `alias` that leave the first Datastreams' values at one instant, the parameter `from`."""
-        assert self.after is not None
-        first = of_first_datastreams(alias, self.after, self.rows)
-        return [f"{alias}.phenomenon_time = %(from)s::timestamptz", first]
+        return [f"{alias}.phenomenon_time = %(from)s::timestamptz", of_first_datastreams(alias, self.rows)]
 
     @property
     def instant(self) -> str:
@@ -154,9 +152,9 @@ def first_datastream(query: Query) -> int | None:
     return _datastream_of_token(query.skiptoken, place=0)
 
 
-def of_first_datastreams(alias: str, after: int, rows: int) -> str:
-    """A condition of the row `alias`: it belongs to one of the first Datastreams from `after` on, where `rows` are wanted."""
-    some = f"SELECT l.datastream_id FROM latest l WHERE l.datastream_id >= {after} ORDER BY l.datastream_id"
+def of_first_datastreams(alias: str, rows: int) -> str:
+    """A condition of the row `alias`, where so many are wanted: it is of the first Datastreams from the parameter `after` on."""
+    some = "SELECT l.datastream_id FROM latest l WHERE l.datastream_id >= %(after)s::int8 ORDER BY l.datastream_id"
     return f"{alias}.datastream_id = ANY(ARRAY({some} LIMIT {rows * _DATASTREAMS}))"
 
 
