@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from citylab.errors import Rejected
-from citylab.model import Batch, Event, Micros, Reason, Topic
+from citylab.model import LARGEST_NUMBER, Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
 from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
@@ -66,15 +66,19 @@ async def register(store: Store, batch: Batch) -> None:
         await transaction.save(_accounting(batch, receipts, rejections))
 
 
-async def status(store: Store, batch: Batch) -> None:
-    """Keep what gateways and bridges last said of themselves. Raises `PositionMoved`, `Unavailable`."""
+async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = None) -> None:
+    """Keep what gateways and bridges last said of themselves. Raises `PositionMoved`, `Unavailable`.
+
+    ends: where the packs' partitions end now, if known: what a gateway has no more is before that, or missing.
+    """
     async with store.transaction() as transaction:
         receipts: list[Receipt] = []
         rejections: list[NewRejection] = []
         for event in batch.events:
             at = format_instant(event.time)
             try:
-                text = storable(json_object(event.value))
+                said = json_object(event.value)
+                text = storable(said)
             except Rejected as error:
                 rejections.append(
                     NewRejection(len(receipts), -1, Reason(error.reason), error.detail, payload=event.value)
@@ -96,7 +100,29 @@ async def status(store: Store, batch: Batch) -> None:
                     " status_at = excluded.status_at",
                     (event.headers["gateway"], text, at),
                 )
+                if outbox := _outbox(said):
+                    told = (event.headers["gateway"], *outbox, text, text, at, text_of(ends))
+                    await transaction.execute(_REPORT, told)
         await transaction.save(_accounting(batch, receipts, rejections))
+
+
+_REPORT = """
+INSERT INTO outboxes VALUES (%s, %s, %s, reported_ranges(%s::jsonb, 'pending'), reported_ranges(%s::jsonb, 'gone'), %s,
+    nullif(%s::jsonb, 'null'))
+ON CONFLICT (gateway, epoch) DO UPDATE SET last = excluded.last, pending = excluded.pending, gone = excluded.gone,
+    at = excluded.at, ends = excluded.ends
+"""
+
+
+def _outbox(said: Json) -> tuple[int, int] | None:
+    """Epoch and last number of the outbox that a status tells of; None where it does not."""
+    outbox = said.get("outbox")
+    if not isinstance(outbox, Mapping):
+        return None
+    epoch, last = outbox.get("epoch"), outbox.get("last")
+    if type(epoch) is not int or type(last) is not int:
+        return None
+    return (epoch, last) if 1 <= epoch <= LARGEST_NUMBER and 0 <= last <= LARGEST_NUMBER else None
 
 
 def _accounting(batch: Batch, receipts: Sequence[Receipt], rejections: Sequence[NewRejection]) -> Write:
