@@ -44,7 +44,7 @@ class Delay(msgspec.Struct, frozen=True):
         return cls(quantile(counts, 0.5), quantile(counts, 0.99))
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway's account for one epoch of its outbox; epoch 0 is of packs without numbers, which have counts only.
 
     contiguous: up to here all numbers have come; highest: that has come; missing, pending, gone, unsettled: how many
@@ -111,7 +111,7 @@ async def entries(
     after: tuple[str, int] = ("", -1),
     most: int = 100,
     holes: int = 100,
-) -> list[Entry]:
+) -> list[LedgerEntry]:
     """The entries in order of gateway and epoch, of one gateway or of all, beyond `after`, so many at most."""
     rows = await transaction.fetch(
         _ENTRIES,
@@ -120,13 +120,13 @@ async def entries(
     return [_entry(*row) for row in rows]
 
 
-def _entry(*row: Any) -> Entry:
+def _entry(*row: Any) -> LedgerEntry:
     (
         gateway, epoch, state, status_at, first, last, packs, duplicate_packs, contiguous, highest, missing, pending, gone,
         unsettled, holes, ranges, records, stored, duplicates, rejected, reasons, untimed, skew, measured, received,
     ) = row  # fmt: skip
     numbered = epoch > 0
-    return Entry(
+    return LedgerEntry(
         gateway=gateway, epoch=epoch, state=state, status_at=status_at, first_received=first, last_received=last,
         packs=packs, duplicate_packs=duplicate_packs, contiguous=contiguous, highest=highest,
         missing=missing if numbered else None, pending=pending if numbered else None, gone=gone if numbered else None,

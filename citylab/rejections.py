@@ -1,5 +1,6 @@
 """Rejections that the store keeps: finding them, and asking processing to take them up again."""
 
+import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +9,10 @@ import msgspec
 
 from citylab.errors import Rejected
 from citylab.model import Micros, Reason, Topic
-from citylab.ports import Transaction
+from citylab.ports import Store, Transaction
 from citylab.times import format_instant
+
+_LOOK_EVERY = 0.1  # s, at what became of a request
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,3 +166,21 @@ async def replay_of(transaction: Transaction, replay: int) -> Replay | None:
     )
     names = Replay.__struct_fields__
     return Replay(**dict(zip(names, rows[0], strict=True))) if rows else None
+
+
+async def replay_selection(store: Store, selection: Selection, *, patience: float) -> Replay:
+    """Ask for a selection to be taken up, and return what became of it, or has after `patience` seconds.
+
+    Raises `Rejected` when there is nothing to take up.
+    """
+    async with store.transaction() as transaction:
+        replay = await request_replay(transaction, selection)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience
+    while True:
+        async with store.transaction(read_only=True) as transaction:
+            found = await replay_of(transaction, replay)
+        assert found is not None
+        if not found.waiting or loop.time() >= until:
+            return found
+        await asyncio.sleep(_LOOK_EVERY)
