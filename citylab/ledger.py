@@ -1,13 +1,14 @@
 """What the ledger answers: of each gateway what came and what is missing, since when and why; of each stream its holes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from citylab.delays import quantile
 from citylab.errors import Rejected
-from citylab.model import SECOND, Micros, Reason
+from citylab.model import MINUTE, SECOND, Micros, Reason
 from citylab.ports import Transaction
 from citylab.times import format_instant, parse_duration
 
@@ -281,9 +282,11 @@ def windows(
 
 def parse_width(text: str) -> Micros:
     """The width of windows in µs: `minute`, `hour`, `day`, or an ISO 8601 duration of whole minutes. Raises ValueError."""
-    width = parse_duration({"minute": "PT1M", "hour": "PT1H", "day": "P1D"}.get(text, text))
-    if width <= 0 or width % (60 * SECOND):
-        raise ValueError(
-            f"{text!r}: windows are minute, hour, day, or a duration of whole minutes, such as PT15M"
-        )
-    return width
+    named = {"minute": "PT1M", "hour": "PT1H", "day": "P1D"}
+    with suppress(ValueError):
+        width = parse_duration(named.get(text, text))
+        if width > 0 and width % MINUTE == 0:
+            return width
+    raise ValueError(
+        f"{text!r}: windows are minute, hour, day, or a duration of whole minutes, such as PT15M"
+    )

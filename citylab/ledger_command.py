@@ -21,6 +21,7 @@ from citylab.times import now, parse_instant
 MOST_WINDOWS = 10_000
 _HOLES = 20  # lines of an entry
 _PAGE = 500
+_WIDEST = 1_000  # characters: no cell is ever cut, a terminal wraps what is too wide for it
 
 Gateway = Annotated[str | None, typer.Option(metavar="NAME", help="Of this gateway alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers.")]
@@ -50,8 +51,7 @@ def print_table(
         table.add_row(
             *("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         )
-    console = Console(highlight=False)
-    console.print(table, width=max(console.width, console.measure(table).maximum), crop=False, soft_wrap=True)
+    Console(highlight=False, width=_WIDEST).print(table)
 
 
 def print_json(document: object) -> None:
