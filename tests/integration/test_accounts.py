@@ -1,17 +1,39 @@
 """What the ledger knows beyond counts: holes with their age and their reason, and rejections that are taken up again."""
 
+import asyncio
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from citylab.columns import Observations
 from citylab.delays import quantile
+from citylab.errors import Rejected
 from citylab.model import SECOND, Position, Reason, Topic
 from citylab.ports import START
+from citylab.rejections import Selection, replay_selection
 from citylab.times import now
 from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from processing.service import Processing
 
 T0 = 1_748_736_000 * SECOND  # 2025-06-01T00:00:00Z
+THING = {
+    "name": "t", "description": "d",
+    "Locations": [
+        {"name": "l", "description": "d", "encodingType": "application/geo+json",
+         "location": {"type": "Point", "coordinates": [2.17, 41.38]}}
+    ],
+}  # fmt: skip
+
+
+def datastream(name: str) -> dict:
+    return {
+        "name": name, "description": "d", "properties": {"streamName": name},
+        "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
+        "unitOfMeasurement": {"name": "n", "symbol": "s", "definition": "d"},
+        "Sensor": {"name": "s", "description": "d", "encodingType": "text/plain", "metadata": "m"},
+        "ObservedProperty": {"name": "o", "definition": "http://example.org/o", "description": "d"},
+    }  # fmt: skip
 
 
 async def fetch(store, sql: str, parameters=()) -> list[tuple]:
@@ -119,6 +141,55 @@ async def test_packs_that_bring_something_new_are_counted_by_their_delay(store):
     assert await fetch(store, "SELECT add_counts('{1,2}', '{0,1,5}'), add_counts('{}', '{}')") == [
         ([1, 3, 5], [])
     ]
+
+
+async def test_what_the_store_refuses_stays_and_holds_up_no_other(store, monkeypatch):
+    async with store.transaction() as transaction:
+        await transaction.create("Datastreams", datastream("a") | {"Thing": THING})
+    receipt = Receipt("gw", 7, 1, Topic.PACKS, 0, 1, T0, 3)
+    rows, receipts, record = no_rows()
+    wrong = [
+        NewRejection(0, i, Reason.UNIT_MISMATCH, "no", "a", f'{{"n":"a","time":{T0 + i},"v":{i}}}')
+        for i in range(3)
+    ]
+    await store.save(Write(rows=rows, receipt=receipts, record=record, receipts=[receipt], rejections=wrong))
+    real = store.save
+
+    async def refusing(write):
+        if 1.0 in write.rows.number:
+            raise Rejected(Reason.MALFORMED, "the store keeps no 1")
+        return await real(write)
+
+    monkeypatch.setattr(store, "save", refusing)
+    taking = asyncio.create_task(Processing(store, Log()).run())
+    try:
+        found = await replay_selection(store, Selection(gateway="gw"), patience=20)
+    finally:
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+
+    assert (found.asked, found.stored, found.rejected) == (3, 2, {"malformed": 1})
+    assert await fetch(
+        store, "SELECT record, reason, detail, replay FROM rejections WHERE closed_at IS NULL"
+    ) == [(1, "unit-mismatch", "the store keeps no 1", None)]
+    assert await fetch(store, "SELECT records, stored, rejected FROM ledger") == [(3, 2, 1)]
+
+
+class Log:
+    """A log in which nothing is and nothing comes."""
+
+    async def ends(self, _topic):
+        return {0: 0}
+
+    async def partitions(self, _topic):
+        return [0]
+
+    async def read(self, *_, **__):
+        await asyncio.Event().wait()
+        yield
+
+    async def append(self, _topic, events):
+        return [START] * len(events)
 
 
 EVENTS = st.lists(
