@@ -32,6 +32,7 @@ assets: dashboards/static/index.html  ## build the live page from its lock file
 .PHONY: references
 references: setup  ## write docs/reference/ anew from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/conformance_page.py
 
 .PHONY: engines
 engines:  ## install and start Mosquitto, Kafka and TimescaleDB natively (Debian, as root)

@@ -15,8 +15,10 @@ from api.openapi import complete
 from api.reference import reference_page
 from api.sensorthings.errors import body, message_of, status_of
 from api.sensorthings.requests import ROOT
+from api.sensorthings.requirements import server_settings
 from api.sensorthings.service import SensorThings
 from citylab import __version__
+from citylab.entities import ENTITY_TYPES, TASKING, EntityTypes, without
 from citylab.errors import CitylabError, Unavailable
 from citylab.ports import EntityWrites, Store
 
@@ -27,6 +29,7 @@ class Application(FastAPI):
     """FastAPI, but requests below `/v1.1` go straight to the service, past routing and middleware."""
 
     sensorthings: SensorThings
+    types: EntityTypes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -38,7 +41,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The contract: what the routers declare, and SensorThings from the entity table."""
         if self.openapi_schema is None:
-            self.openapi_schema = complete(super().openapi())
+            self.openapi_schema = complete(super().openapi(), self.types)
         return self.openapi_schema
 
 
@@ -48,12 +51,18 @@ def create_app(
     *,
     public_url: str | None = None,
     page_limit: int = 100,
+    tasking: bool = True,
+    mqtt_endpoints: Sequence[str] = (),
+    announced: bool = True,
     routers: Sequence[APIRouter] = (),
 ) -> Application:
     """Make the application; the store is open while it serves.
 
     public_url: the address that absolute links begin with, such as https://city.example; None takes the request's.
     page_limit: how many entities a page has when the request does not say ($top may ask for up to 10,000).
+    tasking: whether it offers Part 2, Tasking, besides Part 1.
+    mqtt_endpoints: addresses at which clients reach the MQTT broker, for SensorThings over MQTT; announced:
+    whether what is created and changed is published there.
     """
     app = Application(
         title="Citylab",
@@ -62,7 +71,15 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
     )
-    app.sensorthings = SensorThings(store, writes, public_url=public_url, page=page_limit)
+    app.types = ENTITY_TYPES if tasking else without(*TASKING)
+    app.sensorthings = SensorThings(
+        store,
+        writes,
+        public_url=public_url,
+        page=page_limit,
+        settings=server_settings(mqtt_endpoints, app.types, announced=announced),
+        types=app.types,
+    )
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["*"]
     )

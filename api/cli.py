@@ -1,9 +1,11 @@
 """`citylab api`: the open API and the live page as a process, or several."""
 
 import asyncio
+import ctypes
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -12,24 +14,15 @@ from api.app import create_app
 from api.health import health_router
 from api.ledger import ledger_router
 from api.live import LiveRouter, live_router
+from api.live_things import StoredThings
 from api.page import page_router
 from api.rejections import rejections_router
 from citylab import wiring
 from citylab.cli import Data, run, single
-from citylab.ports import Store
-from citylab.settings import Settings, redacted
+from citylab.settings import Settings, endpoints, redacted
 
 GRACE = 2  # s that requests in hand have when the server stops
-
-
-async def _datastreams_of(store: Store, thing: int) -> list[int] | None:
-    """The ids of a Thing's Datastreams, or None when there is no such Thing."""
-    async with store.transaction(read_only=True) as transaction:
-        rows = await transaction.fetch(
-            "SELECT t.id, d.id FROM things t LEFT JOIN datastreams d ON d.thing_id = t.id WHERE t.id = %s",
-            (thing,),
-        )
-    return [datastream for _, datastream in rows if datastream is not None] if rows else None
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
 
 class Server(uvicorn.Server):
@@ -60,23 +53,32 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _keep_memory() -> None:
+    """Let glibc keep what an answer took: else the next one gets it from the kernel again, page by page."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_MMAP_THRESHOLD, 8 << 20)
+            mallopt(_TRIM_THRESHOLD, 32 << 20)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until told to stop."""
+    _keep_memory()
     timeout = settings.statement_seconds
     async with (
         wiring.opened(wiring.store(settings, name="api", statement_timeout=timeout)) as store,
         wiring.opened(wiring.event_log(settings)) as log,
     ):
-
-        async def datastreams_of(thing: int) -> list[int] | None:
-            return await _datastreams_of(store, thing)
-
-        live = live_router(log, datastreams_of)
+        live = live_router(log, StoredThings(store))
         app = create_app(
             store,
             wiring.entity_writes(),
             public_url=settings.public_url or None,
             page_limit=settings.page_limit,
+            tasking=settings.tasking,
+            mqtt_endpoints=endpoints(settings),
+            announced=settings.announcements_per_second > 0,
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,
@@ -88,7 +90,8 @@ async def serve(settings: Settings) -> None:
         )
         config = uvicorn.Config(
             app, host=settings.http_host, port=settings.http_port, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools",
+            timeout_graceful_shutdown=GRACE, server_header=False, lifespan="on", http="httptools", ws="websockets-sansio",
+            ws_per_message_deflate=False,  # a compressor for each client would cost more than the bytes
         )  # fmt: skip
         await Server(config, live).run_until_cancelled()
 

@@ -43,7 +43,10 @@ class Check(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things."""
+    """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things.
+
+    announcements: messages since processing started; not_announced: what was left out of them.
+    """
 
     checks: list[Check]
     observations_per_second: float = 0.0
@@ -52,6 +55,8 @@ class Health(NamedTuple):
     online: int = 0
     offline: int = 0
     offline_things: tuple[int, ...] = ()
+    announcements: int = 0
+    not_announced: int = 0
 
 
 async def health(store: Store, *, is_open: bool) -> Health:
@@ -100,6 +105,8 @@ async def health(store: Store, *, is_open: bool) -> Health:
         online,
         offline,
         offline_things,
+        int(figures.get("announcements", 0)),
+        int(figures.get("not_announced", 0)),
     )
 
 
@@ -149,6 +156,16 @@ class _Figures(Collector):
                 "citylab_waiting_packs",
                 "Packs in the event log that are not stored yet",
                 value=found.waiting_events,
+            ),
+        ]
+        families += [
+            CounterMetricFamily(
+                "citylab_announcements", "Messages that told of entities over MQTT", value=found.announcements
+            ),
+            CounterMetricFamily(
+                "citylab_not_announced",
+                "Observations that gave way to a newer one of their Datastream, and messages too large for a broker",
+                value=found.not_announced,
             ),
         ]
         columns = (

@@ -1,52 +1,56 @@
-"""`/live`: what is newly stored, as server-sent events (WHATWG HTML, 9.2).
+"""`/live`: what is newly stored, as server-sent events (WHATWG HTML, 9.2) or over a WebSocket (RFC 6455).
 
 Events: `observations` (data: a JSON array; id: the update id), `reset` (something was missed: fetch anew),
-`unwell` and `well` (the event log went away, came back). Comments every 15 s keep the connection open.
+`unwell` and `well` (the event log went away, came back). Comments every 15 s keep the connection open. A WebSocket
+brings each as a message `{"event", "id", "data"}`; the first is `connected`, and pings keep it open.
 """
 
 import asyncio
+import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import Response, StreamingResponse
+from starlette.requests import HTTPConnection
 
-from api.live_events import message, observations
+from api.live_events import as_json, message, observations
 from api.live_feed import Feed
+from api.live_things import Box, Things
 from api.sensorthings.errors import body
 from citylab.columns import Int64, Observations
 from citylab.errors import Unavailable
 from citylab.ports import EventLog
 
-DatastreamsOf = Callable[[int], Awaitable[Collection[int] | None]]
-"""The ids of a Thing's Datastreams; None when there is no such Thing. Raises `Unavailable`."""
-
 _RETRY_MS = 2_000
 _HEARTBEAT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 30.0  # a Thing gets new Datastreams while somebody watches it
+_LOOK_AGAIN_SECONDS = 5.0  # Things come into a box
 _PAUSE_SECONDS = (
     0.05  # between two events of a client with a filter, so that what comes in a burst goes together
 )
 _MOST_ROWS = 20_000  # a client with a filter that is further behind fetches anew
 _MOST_IDS = 1_000
 _MOST_CLIENTS = 1_000
-_PARAMETERS = ("datastream", "thing", "last-event-id")
+_SERVICE_RESTART = 1012  # why we close a WebSocket: the IANA registry of close codes
+_PARAMETERS = ("datastream", "thing", "bbox", "last-event-id")
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class LiveRouter(APIRouter):
     """The route `/live`; including it in an application adds the reader of the log to the application's lifespan."""
 
-    def __init__(self, feed: Feed, datastreams_of: DatastreamsOf) -> None:
+    def __init__(self, feed: Feed, things: Things) -> None:
         super().__init__(lifespan=self._read)
         self._feed = feed
-        self._datastreams_of = datastreams_of
+        self._things = things
         self._clients = 0
         self.add_api_route("/live", self._live, methods=["GET"], response_class=Response, **_DOCUMENTATION)
+        self.add_websocket_route("/live", self._socket)
 
     def close(self) -> None:
         """End all streams now. Call it when the server is to stop: servers wait for open responses otherwise."""
@@ -62,27 +66,48 @@ class LiveRouter(APIRouter):
                 self.close()
                 reading.cancel()
 
-    async def _live(self, request: Request) -> Response:
+    async def _admit(self, connection: HTTPConnection) -> "tuple[_Asked, Int64] | Response":
+        """What a client asks for and which Datastreams that means, or why it is not served."""
         try:
-            asked = _Asked.of(request)
+            asked = _Asked.of(connection)
         except ValueError as error:
             return _refusal(400, str(error))
         if self._clients >= _MOST_CLIENTS:
             return _refusal(503, f"{_MOST_CLIENTS} clients are connected to this process; try again later")
         try:
-            datastreams = await self._resolve(asked)
+            return asked, await self._resolve(asked)
         except Unavailable as error:
             return _refusal(503, str(error), retry_after=error.retry_after)
-        if datastreams is None:
-            return _refusal(404, f"there is no Thing with id {asked.thing}")
+        except LookupError as error:
+            return _refusal(404, str(error.args[0]))
+
+    async def _live(self, request: Request) -> Response:
+        admitted = await self._admit(request)
+        if isinstance(admitted, Response):
+            return admitted
         return StreamingResponse(
-            self._stream(asked, datastreams),
+            self._stream(*admitted),
             media_type="text/event-stream",
             # Proxies must neither keep nor collect a stream.
             headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
         )
 
-    async def _stream(self, asked: "_Asked", datastreams: Int64) -> AsyncIterator[bytes]:
+    async def _socket(self, socket: WebSocket) -> None:
+        admitted = await self._admit(socket)
+        if isinstance(admitted, Response):
+            await socket.send_denial_response(admitted)
+            return
+        await socket.accept()
+        async with asyncio.TaskGroup() as tasks:
+            both = (
+                tasks.create_task(_send(socket, self._stream(*admitted))),
+                tasks.create_task(_until_gone(socket)),
+            )
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in both:
+                task.cancel()
+
+    async def _stream(self, asked: "_Asked", datastreams: Int64) -> AsyncGenerator[bytes]:
         self._clients += 1
         self._feed.watchers += not asked.filtered
         try:
@@ -133,7 +158,7 @@ class LiveRouter(APIRouter):
             news = client.news()
             if news:
                 yield news
-            if asked.thing is not None and time.monotonic() - resolved > _ASK_AGAIN_SECONDS:
+            if time.monotonic() - resolved > asked.patience:
                 resolved = time.monotonic()
                 datastreams = await self._resolve_again(asked, datastreams)
             if place < feed.head:
@@ -150,60 +175,81 @@ class LiveRouter(APIRouter):
                 yield client.heartbeat()
             await feed.changed(client.patience())
 
-    async def _resolve(self, asked: "_Asked") -> Int64 | None:
+    async def _resolve(self, asked: "_Asked") -> Int64:
+        """The Datastreams that a client means, int64, sorted. Raises LookupError for a Thing that is not there."""
         wanted = set(asked.datastreams)
-        if asked.thing is not None:
-            of_thing = await self._datastreams_of(asked.thing)
+        for thing in asked.things:
+            of_thing = await self._things.datastreams_of(thing)
             if of_thing is None:
-                return None
+                raise LookupError(f"there is no Thing with id {thing}")
             wanted.update(of_thing)
+        if asked.box is not None:
+            wanted.update(await self._things.datastreams_in(asked.box))
         return np.array(sorted(wanted), np.int64)
 
     async def _resolve_again(self, asked: "_Asked", before: Int64) -> Int64:
         try:
-            now = await self._resolve(asked)
-        except Unavailable:
+            return await self._resolve(asked)
+        except (Unavailable, LookupError):
             return before
-        return before if now is None else now
 
 
-def live_router(log: EventLog, datastreams_of: DatastreamsOf) -> LiveRouter:
-    """Make the route `/live`. `log` is open for as long as the application runs; `datastreams_of` answers `?thing=`."""
-    return LiveRouter(Feed(log), datastreams_of)
+async def _send(socket: WebSocket, events: AsyncGenerator[bytes]) -> None:
+    """Send events, as fast as the client takes them, until they end or the client is gone."""
+    async with aclosing(events):
+        with suppress(WebSocketDisconnect):
+            async for event in events:
+                if text := as_json(event):
+                    await socket.send_text(text)
+            await socket.close(_SERVICE_RESTART)
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    """Return when the client has left; what it says meanwhile means nothing."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def live_router(log: EventLog, things: Things) -> LiveRouter:
+    """Make the route `/live`. `log` is open for as long as the application runs; `things` answers `?thing=` and `?bbox=`."""
+    return LiveRouter(Feed(log), things)
 
 
 class _Asked:
     """What a client wants. `since` is the last update it knows, -1 for an id that was never ours."""
 
-    def __init__(self, datastreams: list[int], thing: int | None, since: int | None) -> None:
+    def __init__(self, datastreams: list[int], things: list[int], box: Box | None, since: int | None) -> None:
         self.datastreams = datastreams
-        self.thing = thing
+        self.things = things
+        self.box = box
         self.since = since
 
     @property
     def filtered(self) -> bool:
-        return bool(self.datastreams) or self.thing is not None
+        return bool(self.datastreams or self.things) or self.box is not None
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which its Datastreams may be others."""
+        if self.box is not None:
+            return _LOOK_AGAIN_SECONDS
+        return _ASK_AGAIN_SECONDS if self.things else math.inf
 
     @classmethod
-    def of(cls, request: Request) -> "_Asked":
+    def of(cls, connection: HTTPConnection) -> "_Asked":
         """Read the query and `Last-Event-ID`. Raises ValueError."""
-        for name, _ in request.query_params.multi_items():
+        query = connection.query_params
+        for name, _ in query.multi_items():
             if name not in _PARAMETERS:
                 raise ValueError(f"/live has no parameter {name!r}; it has {', '.join(_PARAMETERS)}")
-        thing = request.query_params.get("thing")
-        datastreams = [
-            _id("datastream", text)
-            for value in request.query_params.getlist("datastream")
-            for text in value.split(",")
-        ]
-        if len(datastreams) > _MOST_IDS:
-            raise ValueError(
-                f"{len(datastreams)} datastreams; at most {_MOST_IDS}: leave the filter away and choose yourself"
-            )
+        datastreams, things = (_ids(name, query.getlist(name)) for name in ("datastream", "thing"))
+        boxes = query.getlist("bbox")
+        if len(boxes) > 1:
+            raise ValueError("there is one bbox at most")
         # An EventSource cannot send the header when it is made, so the query carries it too.
-        since = request.headers.get("last-event-id") or request.query_params.get("last-event-id")
+        since = connection.headers.get("last-event-id") or query.get("last-event-id")
         known = int(since) if since and _ID.fullmatch(since) else -1
-        return cls(datastreams, None if thing is None else _id("thing", thing), known if since else None)
+        return cls(datastreams, things, Box.read(boxes[0]) if boxes else None, known if since else None)
 
     def start(self, feed: Feed, now: int) -> tuple[int, bool]:
         """The place to begin at, and whether something between the client's last update and it is lost."""
@@ -274,6 +320,15 @@ def _rows_of(feed: Feed, datastreams: Int64, start: int, end: int) -> list[bytes
     )
 
 
+def _ids(name: str, values: Sequence[str]) -> list[int]:
+    ids = [_id(name, text) for value in values for text in value.split(",")]
+    if len(ids) > _MOST_IDS:
+        raise ValueError(
+            f"{len(ids)} {name}s; at most {_MOST_IDS}: leave the filter away and choose yourself"
+        )
+    return ids
+
+
 def _id(name: str, text: str) -> int:
     if not _ID.fullmatch(text) or int(text) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}={text!r} is no id; ids are positive integers, such as {name}=12")
@@ -294,9 +349,10 @@ def _parameter(name: str, place: str, description: str) -> dict[str, Any]:
 _DOCUMENTATION: dict[str, Any] = {
     "summary": "What is newly stored, as it comes",
     "description": (
-        "Server-sent events. `observations` carries an array of `{Datastream, phenomenonTime, result, resultQuality}`; "
+        "Server-sent events; over a WebSocket at the same address, messages `{event, id, data}`. `observations` carries an array of `{Datastream, phenomenonTime, result, resultQuality}`; "
         "its id is the update id. Without a filter: the newest of each datastream, at most four times a second. With a "
-        f"filter: all of them; a client more than {_MOST_ROWS:,} behind gets `reset`. `Last-Event-ID` resumes within "
+        "filter: all of them, of every Datastream that one of the parameters names (Things that come into a `bbox` join "
+        f"within {_LOOK_AGAIN_SECONDS:.0f} seconds); a client more than {_MOST_ROWS:,} behind gets `reset`. `Last-Event-ID` resumes within "
         "ten minutes, otherwise the first event is `reset`: fetch anew. `unwell` and `well` tell when the event log "
         "goes away and comes back."
     ),
@@ -310,7 +366,12 @@ _DOCUMENTATION: dict[str, Any] = {
     "openapi_extra": {
         "parameters": [
             _parameter("datastream", "query", "ids of Datastreams, separated by commas"),
-            _parameter("thing", "query", "id of a Thing: all its Datastreams"),
+            _parameter("thing", "query", "ids of Things, separated by commas: all their Datastreams"),
+            _parameter(
+                "bbox",
+                "query",
+                "west,south,east,north in degrees: all Datastreams of the Things whose Location is in it",
+            ),
             _parameter("last-event-id", "query", "as the header, for clients that cannot send one at first"),
             _parameter("Last-Event-ID", "header", "the last update id that the client knows"),
         ]

@@ -1,4 +1,4 @@
-"""Observations as server-sent events: what is chosen, and its text. Columns in, bytes out."""
+"""Observations as server-sent events, or the same over a WebSocket: what is chosen, and its text. Columns in, bytes out."""
 
 import json
 from itertools import repeat
@@ -84,6 +84,19 @@ def event(name: str, data: str, update: int | None = None) -> bytes:
     """One event. `data` is a single line."""
     place = "" if update is None else f"id: {update}\n"
     return f"event: {name}\n{place}data: {data}\n\n".encode()
+
+
+def as_json(event: bytes) -> str | None:
+    """An event as a JSON object with `event`, `id` (where it has one) and `data`, for a WebSocket; None for what is no event.
+
+    The first thing that a client is told, where we are, becomes an event `connected`.
+    """
+    fields = dict(line.split(": ", 1) for line in event.decode().splitlines() if line and line[0] != ":")
+    if not fields:
+        return None
+    place = f',"id":"{fields["id"]}"' if "id" in fields else ""
+    data = f',"data":{fields["data"]}' if "data" in fields else ""
+    return f'{{"event":"{fields.get("event", "connected")}"{place}{data}}}'
 
 
 def message(name: str, text: str, update: int | None = None) -> bytes:

@@ -9,9 +9,9 @@ from api.aggregates import Aggregates, Line
 from api.ledger import LedgerPage
 from api.rejections import RejectionPage, RejectionWithPayload
 from api.sensorthings.requests import ROOT
-from api.sensorthings.requirements import BASE
+from api.sensorthings.requirements import BASE, TASKING_BASE
 from api.sensorthings.statements import LARGEST_PAGE
-from citylab.entities import ENTITY_TYPES, EntityType, Kind, Property, Relation
+from citylab.entities import ENTITY_TYPES, TASK, EntityType, EntityTypes, Kind, Property, Relation
 from citylab.ledger import StreamAccount
 from citylab.rejections import Replay
 
@@ -50,20 +50,25 @@ _SINGLE_OPTIONS = ("$select", "$expand")
 _DOCUMENTS = (LedgerPage, StreamAccount, RejectionPage, RejectionWithPayload, Replay, Aggregates, Line)
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
+def complete(document: dict[str, Any], types: EntityTypes = ENTITY_TYPES) -> dict[str, Any]:
     """Add SensorThings to what the other routes declare."""
     paths = document.setdefault("paths", {})
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(_schemas())
+    components.setdefault("schemas", {}).update(_schemas(types))
     components.setdefault("parameters", {}).update(_parameters())
     paths[ROOT] = {
         "get": _operation("The sets, and which requirements hold", {"200": _json({"type": "object"})})
     }
-    for entity_type in ENTITY_TYPES.values():
+    for entity_type in types.values():
         paths.update(_paths(entity_type))
     tags = document.setdefault("tags", [])
-    tags.append({"name": _TAG, "description": f"OGC SensorThings API 1.1, Part 1: Sensing. {BASE}"})
+    tags.append({"name": _TAG, "description": _about(types)})
     return document
+
+
+def _about(types: EntityTypes) -> str:
+    tasking = f" Part 2: Tasking. {TASKING_BASE}" if TASK.name in types else ""
+    return f"OGC SensorThings API 1.1, Part 1: Sensing. {BASE}{tasking}"
 
 
 def _parameters() -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _parameters() -> dict[str, Any]:
     return found
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(types: EntityTypes) -> dict[str, Any]:
     schemas: dict[str, Any] = {
         "Error": {
             "type": "object",
@@ -104,7 +109,7 @@ def _schemas() -> dict[str, Any]:
             "properties": {"@iot.id": {"type": "integer", "format": "int64"}},
         },
     }
-    for entity_type in ENTITY_TYPES.values():
+    for entity_type in types.values():
         schemas[entity_type.name] = _read_schema(entity_type)
         schemas[f"New{entity_type.name}"] = _create_schema(entity_type)
         schemas[f"Changed{entity_type.name}"] = _change_schema(entity_type)
@@ -137,7 +142,7 @@ def _read_schema(entity_type: EntityType) -> dict[str, Any]:
 
 
 def _create_schema(entity_type: EntityType) -> dict[str, Any]:
-    properties = {p.name: _property_schema(p) for p in entity_type.properties.values() if not p.computed}
+    properties = {p.name: _property_schema(p) for p in entity_type.properties.values() if p.given}
     for relation in entity_type.relations.values():
         properties[relation.name] = _relation_schema(relation)
     required = [p.name for p in entity_type.properties.values() if p.required]
@@ -151,7 +156,7 @@ def _create_schema(entity_type: EntityType) -> dict[str, Any]:
 
 
 def _change_schema(entity_type: EntityType) -> dict[str, Any]:
-    properties = {p.name: _property_schema(p) for p in entity_type.properties.values() if not p.computed}
+    properties = {p.name: _property_schema(p) for p in entity_type.properties.values() if p.given}
     link = _schema("Link")
     for relation in entity_type.relations.values():
         properties[relation.name] = {"type": "array", "items": link} if relation.many else link

@@ -12,7 +12,16 @@ from typing import NoReturn, TypeAlias
 
 import msgspec
 
-from citylab.entities import EntityType, Kind, Property, Relation, target
+from citylab.entities import (
+    ENTITY_TYPES,
+    OBSERVATION,
+    EntityType,
+    EntityTypes,
+    Kind,
+    Property,
+    Relation,
+    target,
+)
 from citylab.errors import Rejected
 from citylab.model import Micros, Reason
 from citylab.times import parse_time
@@ -54,14 +63,20 @@ class Draft:
     extra: dict[str, object] = field(default_factory=dict)
 
 
-def read_draft(entity_type: EntityType, document: bytes, *, parent: Relation | None = None) -> Draft:
+def read_draft(
+    entity_type: EntityType,
+    document: bytes,
+    *,
+    parent: Relation | None = None,
+    types: EntityTypes = ENTITY_TYPES,
+) -> Draft:
     """Read a document in which every relation may be a link by id or a new entity, to any depth, in both directions.
 
     parent: the relation under which it is created, for a document sent to a navigation link. The document may still
-    name that parent by its id; whoever creates the entity compares the two.
+    name that parent by its id; whoever creates the entity compares the two. types: the table that is offered.
     Raises `Rejected` with reason `malformed` for JSON that is none, an unknown property, one that is missing.
     """
-    return _draft(entity_type, _document(document), parent, nested=False, where="")
+    return _draft(entity_type, _document(document), parent, types, nested=False, where="")
 
 
 def holds_nul(text: str) -> bool:
@@ -81,16 +96,14 @@ def read_changes(entity_type: EntityType, document: bytes, *, replace: bool = Fa
     if replace:
         _require(entity_type, values, "")
         for p in entity_type.properties.values():
-            if not p.computed:
+            if p.given:
                 values.setdefault(p.name, None)
     links = {
-        name: _targets(relation, members[name], "")
+        name: _targets(relation, members[name], None, "")
         for name, relation in entity_type.relations.items()
         if name in members
     }
-    for name, targets in links.items():
-        if any(isinstance(t, Draft) for t in targets):
-            _refuse(name, 'a related entity can only be linked here: {"@iot.id": ...}')
+    for name in links:
         either = entity_type.relations[name].either
         if either is not None and either.other in links:
             _refuse("", f"{entity_type.name} has a {name} or a {either.other}, not both")
@@ -107,10 +120,22 @@ def attach(draft: Draft, relation: Relation, parent: int) -> None:
         targets.append(parent)
 
 
+def is_plain_observation(draft: Draft) -> bool:
+    """Whether it is an Observation that names its Datastream, and perhaps its feature, by id: nothing else is made."""
+    links = draft.links
+    return (
+        draft.entity_type is OBSERVATION
+        and "Datastream" in links
+        and links.keys() <= {"Datastream", "FeatureOfInterest"}
+        and all(isinstance(target, int) for targets in links.values() for target in targets)
+    )
+
+
 def _draft(
     entity_type: EntityType,
     members: Mapping[str, msgspec.Raw],
     parent: Relation | None,
+    types: EntityTypes,
     *,
     nested: bool,
     where: str,
@@ -130,7 +155,7 @@ def _draft(
         if name in members:
             if nested and parent is not None and name == parent.inverse and not relation.many:
                 _refuse(where, f"{name} is the entity that this one stands in, and cannot be named again")
-            links[name] = _targets(relation, members[name], where)
+            links[name] = _targets(relation, members[name], types, where)
         elif relation.required and name != of_parent:
             _refuse(where, f"{entity_type.name} needs its {name}: give its @iot.id, or describe a new one")
     return Draft(entity_type, values, links)
@@ -143,8 +168,13 @@ def _values(entity_type: EntityType, members: Mapping[str, msgspec.Raw], where: 
         if known is None:
             if "@" not in name and name not in entity_type.relations:
                 _refuse(where, f"{entity_type.name} has no property {name!r}")
-        elif not known.computed:
+        elif known.given:
             value = _value(known, raw, where)
+            if known.check is not None and isinstance(value, str):
+                try:
+                    known.check(value)
+                except ValueError as error:
+                    _refuse(f"{where}{name}", str(error))
             if value is not None or not known.defaulted:
                 values[name] = value
     return values
@@ -228,25 +258,28 @@ def _number(text: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _targets(relation: Relation, raw: msgspec.Raw, where: str) -> list[Target]:
+def _targets(relation: Relation, raw: msgspec.Raw, types: EntityTypes | None, where: str) -> list[Target]:
+    """What a relation leads to; types: None where entities may only be linked."""
     where = f"{where}{relation.name}"
     if not relation.many:
-        return [_target(relation, raw, where)]
+        return [_target(relation, raw, types, where)]
     try:
         elements = _elements.decode(raw)
     except msgspec.DecodeError:
         _refuse(where, "must be an array of entities")
-    return [_target(relation, element, f"{where}[{i}]") for i, element in enumerate(elements)]
+    return [_target(relation, element, types, f"{where}[{i}]") for i, element in enumerate(elements)]
 
 
-def _target(relation: Relation, raw: msgspec.Raw, where: str) -> Target:
+def _target(relation: Relation, raw: msgspec.Raw, types: EntityTypes | None, where: str) -> Target:
     try:
         members = _members.decode(raw)
     except msgspec.DecodeError:
         _refuse(where, 'must be an object: a new entity, or a link {"@iot.id": ...}')
     if "@iot.id" in members:
         return _id(members["@iot.id"], where)
-    return _draft(target(relation), members, relation, nested=True, where=f"{where}/")
+    if types is None:
+        _refuse(where, 'a related entity can only be linked here: {"@iot.id": ...}')
+    return _draft(target(relation, types), members, relation, types, nested=True, where=f"{where}/")
 
 
 def _id(raw: msgspec.Raw, where: str) -> int:

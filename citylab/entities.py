@@ -3,9 +3,11 @@
 Routes, SQL, validation, JSON, the OpenAPI document and the registration of streams derive from it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from citylab.tasking_parameters import check_record
 
 
 class Kind(StrEnum):
@@ -30,8 +32,9 @@ class Property:
     """A property of an entity type.
 
     required: a create must name it; nullable: null is a value of it; defaulted: the platform gives it a value where
-    a create does not; computed: made by the platform, from the table `latest`; what a client sends for it is ignored;
-    geometry: GeoJSON, which geo functions understand.
+    a create does not; computed: made by the platform, from the table `latest`; kept: written by the platform, into its
+    own column; what a client sends for a computed or kept one is ignored; geometry: GeoJSON, which geo functions
+    understand; check: of its JSON text, raises ValueError with what is wrong.
     """
 
     name: str
@@ -42,7 +45,14 @@ class Property:
     nullable: bool = False
     defaulted: bool = False
     computed: bool = False
+    kept: bool = False
     geometry: bool = False
+    check: Callable[[str], None] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether clients give it its value."""
+        return not (self.computed or self.kept)
 
     @property
     def always(self) -> bool:
@@ -108,11 +118,12 @@ class Relation:
     either: Either | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EntityType:
     """An entity type: its name, the name of its set, its table, properties and relations in the order of the JSON.
 
     default_order: columns that give a collection a total order which an index serves.
+    Two are equal when they have one name: a service without Tasking has a Thing with fewer relations.
     """
 
     name: str
@@ -122,7 +133,13 @@ class EntityType:
     properties: Mapping[str, Property]
     relations: Mapping[str, Relation]
     default_order: tuple[str, ...] = ("id",)
-    requirement: str = ""  # the part of its requirement URIs under `datamodel` that names it
+    requirement: str = ""  # the part of its requirement URIs that names it: in Part 1 under `datamodel`
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EntityType) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 def _properties(*properties: Property) -> dict[str, Property]:
@@ -135,6 +152,9 @@ def _relations(*relations: Relation) -> dict[str, Relation]:
 
 _NAME = Property("name", Kind.TEXT, ("name",), "A label, commonly a descriptive name.", required=True)
 _DESCRIPTION = Property("description", Kind.TEXT, ("description",), "A short description.", required=True)
+_METADATA = Property(
+    "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
+)
 _PROPERTIES = Property("properties", Kind.OBJECT, ("properties",), "Anything else, as a JSON object.")
 
 _COMPUTED = (
@@ -188,6 +208,7 @@ THING = EntityType(
         Relation("HistoricalLocations", "HistoricalLocation", "Thing", many=True, column="thing_id"),
         Relation("Datastreams", "Datastream", "Thing", many=True, column="thing_id"),
         Relation("MultiDatastreams", "MultiDatastream", "Thing", many=True, column="thing_id"),
+        Relation("TaskingCapabilities", "TaskingCapability", "Thing", many=True, column="thing_id"),
     ),
     requirement="thing",
 )
@@ -323,9 +344,7 @@ SENSOR = EntityType(
         _NAME,
         _DESCRIPTION,
         _encoding("metadata"),
-        Property(
-            "metadata", Kind.JSON, ("metadata",), "A detailed description, or a link to one.", required=True
-        ),
+        _METADATA,
         _PROPERTIES,
     ),
     _relations(
@@ -455,7 +474,106 @@ FEATURE_OF_INTEREST = EntityType(
     requirement="feature-of-interest",
 )
 
-ENTITY_TYPES: Mapping[str, EntityType] = {
+# OGC 17-079, Part 2: Tasking Core. `status` and `runLog` are those of the Task of SensorThings 2.0 (decision 0013).
+ACTUATOR = EntityType(
+    "Actuator",
+    "Actuators",
+    "actuators",
+    "A device that can be told to do something.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        _encoding("metadata"),
+        _METADATA,
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("TaskingCapabilities", "TaskingCapability", "Actuator", many=True, column="actuator_id"),
+    ),
+    requirement="actuator",
+)
+TASKING_CAPABILITY = EntityType(
+    "TaskingCapability",
+    "TaskingCapabilities",
+    "tasking_capabilities",
+    "What a Thing can be told to do, and which parameters that takes.",
+    _properties(
+        _NAME,
+        _DESCRIPTION,
+        Property(
+            "taskingParameters",
+            Kind.OBJECT,
+            ("tasking_parameters",),
+            "The parameters of its Tasks: a SWE Common DataRecord (OGC 08-094) in JSON.",
+            required=True,
+            check=check_record,
+        ),
+        _PROPERTIES,
+    ),
+    _relations(
+        Relation("Thing", "Thing", "TaskingCapabilities", many=False, column="thing_id", required=True),
+        Relation(
+            "Actuator", "Actuator", "TaskingCapabilities", many=False, column="actuator_id", required=True
+        ),
+        Relation("Tasks", "Task", "TaskingCapability", many=True, column="tasking_capability_id"),
+    ),
+    requirement="tasking-capability",
+)
+TASK = EntityType(
+    "Task",
+    "Tasks",
+    "tasks",
+    "What a Thing is told to do once.",
+    _properties(
+        Property(
+            "creationTime",
+            Kind.INSTANT,
+            ("creation_time",),
+            "When it was created.",
+            defaulted=True,
+            kept=True,
+        ),
+        Property(
+            "taskingParameters",
+            Kind.OBJECT,
+            ("tasking_parameters",),
+            "A value for each parameter of its TaskingCapability.",
+            required=True,
+        ),
+        Property(
+            "status",
+            Kind.TEXT,
+            ("status",),
+            "What became of it, where a gateway carries it out: pending, accepted, running, completed, failed,"
+            " rejected or expired.",
+            kept=True,
+        ),
+        Property(
+            "runLog",
+            Kind.OBJECT,
+            ("run_log",),
+            "The gateway's last word about it: `at`, and its `message` and `result` if it gave any.",
+            kept=True,
+        ),
+    ),
+    _relations(
+        Relation(
+            "TaskingCapability",
+            "TaskingCapability",
+            "Tasks",
+            many=False,
+            column="tasking_capability_id",
+            required=True,
+        ),
+    ),
+    requirement="task",
+)
+
+EntityTypes = Mapping[str, EntityType]
+"""A table of entity types by their names."""
+
+TASKING = (TASKING_CAPABILITY, TASK, ACTUATOR)
+ENTITY_TYPES: EntityTypes = {
     t.name: t
     for t in (
         THING,
@@ -467,12 +585,23 @@ ENTITY_TYPES: Mapping[str, EntityType] = {
         OBSERVATION,
         OBSERVED_PROPERTY,
         FEATURE_OF_INTEREST,
+        *TASKING,
     )
 }
-SETS: Mapping[str, EntityType] = {t.set_name: t for t in ENTITY_TYPES.values()}
+SETS: EntityTypes = {t.set_name: t for t in ENTITY_TYPES.values()}
 GEOJSON_ENCODINGS = ("application/geo+json", "application/vnd.geo+json")
 
 
-def target(relation: Relation) -> EntityType:
-    """The entity type that a relation leads to."""
-    return ENTITY_TYPES[relation.target]
+def without(*left_out: EntityType) -> EntityTypes:
+    """The table without these entity types, and without the relations that lead to them."""
+    types = {}
+    for t in ENTITY_TYPES.values():
+        kept = {name: r for name, r in t.relations.items() if target(r) not in left_out}
+        if t not in left_out:
+            types[t.name] = t if len(kept) == len(t.relations) else replace(t, relations=kept)
+    return types
+
+
+def target(relation: Relation, types: EntityTypes = ENTITY_TYPES) -> EntityType:
+    """The entity type that a relation leads to, in a table."""
+    return types[relation.target]

@@ -18,6 +18,7 @@ PREFIX = "CITYLAB_"
 FOREIGN = ("CITYLAB_REQUIRE_ENGINES", "CITYLAB_DB_PASSWORD")
 FOREIGN_PREFIXES = ("CITYLAB_TEST_",)
 CITY_FILE = "city.json"
+ADDRESSES = ("broker_url", "embedded_broker", "log_url", "store_url", "http_port")  # in it
 
 
 def _about(text: str) -> Any:
@@ -70,10 +71,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     page_limit: Annotated[
         int, _about("Entities in a page of the API when $top does not say."), msgspec.Meta(ge=1, le=10_000)
     ] = 100
+    tasking: Annotated[
+        bool,
+        _about(
+            "0 leaves Part 2 of SensorThings, Tasking, out of the API, for clients that know Part 1 alone."
+        ),
+    ] = True
+    command_seconds: Annotated[
+        int,
+        _about("How long a Task's command waits for its gateway to answer before the Task is expired."),
+        msgspec.Meta(ge=1, le=31_536_000),
+    ] = 3_600
     bridge_name: Annotated[
         str, _about("Names the bridge's persistent MQTT session; every bridge has its own, never used twice."),
         msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{1,32}$"),
     ] = "1"  # fmt: skip
+    embedded_broker: Annotated[
+        bool,
+        _about(
+            "Whether the broker is the embedded one; `citylab up` sets it. Of several bridges, the one named 1 then takes"
+            " unnumbered packs and SensorThings creates alone."
+        ),
+    ] = False
     partitions: Annotated[
         int, _about("Partitions of the packs when the event log is made; more let more processors share the work."),
         msgspec.Meta(ge=1, le=1_000),
@@ -98,6 +117,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     statement_seconds: Annotated[
         float, _about("How long a query of the API may take, in seconds."), msgspec.Meta(gt=0, le=3_600)
     ] = 30.0
+    announcements_per_second: Annotated[
+        int,
+        _about(
+            "Messages a second in which a processing service tells of new and changed entities under the MQTT topics v1.1/...;"
+            " beyond it only the newest Observation of each Datastream is told. 0 tells nothing."
+        ),
+        msgspec.Meta(ge=0, le=100_000),
+    ] = 500
+    mqtt_endpoints: Annotated[
+        str,
+        _about(
+            "Addresses at which clients reach the MQTT broker, such as mqtts://city.example:8883, separated by commas; else the"
+            " address that Citylab uses, without its user."
+        ),
+    ] = ""
     grafana_url: Annotated[str, _about("Grafana's address, as http://[user:password@]host:port.")] = ""
     grafana_token: Annotated[
         str, _about("A token of a Grafana service account, instead of user and password.")
@@ -203,11 +237,22 @@ def _of_running_city(data: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{data / CITY_FILE} is damaged ({error}): stop the city and delete it"
         ) from error
-    return {
-        name: addresses[name]
-        for name in ("broker_url", "log_url", "store_url", "http_port")
-        if name in addresses
-    }
+    return {name: addresses[name] for name in ADDRESSES if name in addresses}
+
+
+def endpoints(settings: Settings) -> list[str]:
+    """Where clients reach the MQTT broker."""
+    if settings.mqtt_endpoints:
+        return [address.strip() for address in settings.mqtt_endpoints.split(",") if address.strip()]
+    parts = urlsplit(settings.broker_url)
+    return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.netloc else []
+
+
+def service_url(settings: Settings) -> str:
+    """The address that the API's links begin with for whom we cannot ask how they reach it."""
+    host = "127.0.0.1" if settings.http_host in {"0.0.0.0", "::"} else settings.http_host  # noqa: S104 -- compared
+    address = f"http://[{host}]" if ":" in host else f"http://{host}"
+    return settings.public_url.rstrip("/") or f"{address}:{settings.http_port}"
 
 
 def is_secret(name: str) -> bool:

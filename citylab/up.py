@@ -22,7 +22,7 @@ from rich.text import Text
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.errors import ConfigurationError, Unavailable
-from citylab.settings import CITY_FILE, Settings, redacted
+from citylab.settings import ADDRESSES, CITY_FILE, Settings, redacted
 
 log = structlog.get_logger()
 SERVICES = ("ingest", "processing", "api")
@@ -206,9 +206,9 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
         city.embedded["store"] = server
         return server.url
 
-    changes: dict[str, str] = {}
+    changes: dict[str, str | bool] = {}
     if settings.broker_url.startswith("embedded:"):
-        changes["broker_url"] = await broker()
+        changes |= {"broker_url": await broker(), "embedded_broker": True}
     if settings.store_url.startswith("embedded:"):
         changes["store_url"] = await store()
     if settings.log_url == "sqlite:":
@@ -239,9 +239,7 @@ def _write_addresses(settings: Settings) -> None:
     partial = file.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     partial.touch(0o600)
-    addresses = {
-        name: getattr(settings, name) for name in ("broker_url", "log_url", "store_url", "http_port")
-    }
+    addresses = {name: getattr(settings, name) for name in ADDRESSES}
     partial.write_bytes(msgspec.json.encode(addresses))
     partial.rename(file)
 

@@ -104,3 +104,13 @@ def no_rows() -> tuple[Observations, Int64, Int64]:
         datastream=none, time=none, number=np.zeros(0, np.float64), quality=np.zeros(0, np.int8), feature=none
     )
     return rows, none, none
+
+
+def bookkeeping(
+    *, receipts: Sequence[Receipt] = (), rejections: Sequence[NewRejection] = (), spans: Sequence[Span] = ()
+) -> Write:
+    """A write that stores no rows: what came, what of it is refused, how far the log is read."""
+    rows, receipt, record = no_rows()
+    return Write(
+        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=rejections, spans=spans
+    )

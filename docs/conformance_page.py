@@ -10,12 +10,25 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from api.sensorthings.requirements import BASE, CLASSES, HELD
+from api.sensorthings import requirements
+from api.sensorthings.requirements import (
+    BASE,
+    MQTT_CLASSES,
+    TASKING_BASE,
+    TASKING_CLASSES,
+    TASKING_MQTT_CLASSES,
+)
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "conformance"
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
 _NAMED = re.compile(r"\breq/([\w*/-]*[\w*])")
+_TASKING = TASKING_CLASSES | TASKING_MQTT_CLASSES
+_FURTHER = {  # one class has the same name in both parts
+    name: (*MQTT_CLASSES.get(name, ()), *_TASKING.get(name, ())) for name in MQTT_CLASSES | _TASKING
+}
+CLASSES = requirements.CLASSES | _FURTHER
+HELD = (*requirements.HELD, *_FURTHER, *(name for names in _FURTHER.values() for name in names))
 _WRITTEN = "<!-- Written by docs/conformance_page.py. Change requirements.py or the tests, not this page. -->"
 
 
@@ -57,8 +70,9 @@ def page() -> str:
         "# Conformance",
         "",
         "What the API claims on its landing page (`serverSettings.conformance`), and the tests under",
-        "`tests/conformance/` that hold it, black box over HTTP, on the embedded and on the real engines.",
-        f"Every URI begins with `{BASE}`.",
+        "`tests/conformance/` that hold it, black box over HTTP and MQTT, on the embedded and on the real engines.",
+        f"Every URI begins with `{BASE}`; those of Part 2,",
+        f"Tasking ({', '.join(f'`{name}`' for name in _TASKING)}), with `{TASKING_BASE}`.",
         "",
         f"Requirements classes of which everything holds: {', '.join(f'`{name}`' for name in CLASSES)}.",
         "",

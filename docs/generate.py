@@ -25,7 +25,7 @@ _WRITTEN = "<!-- Written by docs/generate.py (make references). Change the code,
 # What a person needs to know of a reason beyond its name. A new one without a line here fails the generator.
 REASONS = {
     Reason.MALFORMED: (
-        "The pack is no SenML, or the descriptor or status is no JSON object",
+        "The pack is no SenML, or the descriptor, status or result is no JSON object as it should be",
         "Mend what the device sends. The detail names the record and the rule.",
     ),
     Reason.UNKNOWN_STREAM: (
@@ -33,7 +33,7 @@ REASONS = {
         "Publish a descriptor that lists it: the record is then taken up by itself.",
     ),
     Reason.NOT_YOURS: (
-        "The Thing or the stream belongs to another gateway",
+        "The Thing, the stream or the Task belongs to another gateway",
         "Choose another name, or list the gateway in the Thing's `properties.gateways`.",
     ),
     Reason.TYPE_MISMATCH: (

@@ -17,6 +17,7 @@ from citylab.errors import ConfigurationError, Unavailable
 from citylab.model import GATEWAY_NAME, SECOND, Micros, Will
 from citylab.ports import BrokerConnection, BrokerConnector
 from citylab.times import format_instant, now
+from edge.commands import Commands
 from edge.drivers import Driver
 from edge.feed import Feed, Packing
 from edge.messages import PLATFORM, Acks, OutboxState, Platform, Status, Topics
@@ -87,6 +88,14 @@ class Agent:
         self._since = clock()
         self._descriptor = self._encode_descriptor()
         self._feed = Feed(driver, outbox, self._offer, self.settings.packing, clock)
+        self._wake, self._idle = asyncio.Event(), asyncio.Event()
+        self._commands = Commands(
+            driver,
+            outbox,
+            lambda result: self._connection.publish(self._topics.results, result),
+            self._idle.set,
+            clock,
+        )
         self._window = Window(
             most=self.settings.window,
             timeout=self.settings.ack_timeout,
@@ -101,12 +110,11 @@ class Agent:
         self._slow_until = 0.0  # of the event loop's clock
         self._platform_since: float | None = None
         self._refusals: set[str] = set()
-        self._wake, self._idle = asyncio.Event(), asyncio.Event()
         will = Will(self._topics.status, msgspec.json.encode(Status("offline", self._version)))
         self._connection: BrokerConnection = connect(
             client_id=gateway,
             keep_alive=self.settings.keep_alive,
-            subscriptions=[(self._topics.acks, 1), (PLATFORM, 1)],
+            subscriptions=[(self._topics.acks, 1), (self._topics.commands, 1), (PLATFORM, 1)],
             will=will,
         )
 
@@ -119,7 +127,7 @@ class Agent:
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         work = (self._converse, self._confirm, self._receive, self._flush, self._tell)
-                        others = [tasks.create_task(each()) for each in work]
+                        others = [tasks.create_task(each()) for each in (*work, self._commands.run)]
                         await self._feed.run()
                         await self._everything_acknowledged()
                         for task in others:
@@ -128,7 +136,7 @@ class Agent:
                     self._leave()
 
     async def _everything_acknowledged(self) -> None:
-        while self.outbox.pending:
+        while self.outbox.pending or self._commands.busy:
             self._idle.clear()
             await self._idle.wait()
 
@@ -163,6 +171,7 @@ class Agent:
             self._since = self._clock()
             self._publish(self._topics.descriptor, self._descriptor)
             self._publish_status("online")
+            await self._commands.connected()
             while await self._is_current(number):
                 self._wake.clear()
                 moment = loop.time()
@@ -239,7 +248,9 @@ class Agent:
     async def _confirm(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._window.pubacks(await self._connection.pubacks(), loop.time())
+            packets = await self._connection.pubacks()
+            self._window.pubacks(packets, loop.time())
+            await self._commands.pubacks(packets)
             self._wake.set()  # also after a disconnect
 
     async def _receive(self) -> None:
@@ -248,6 +259,8 @@ class Agent:
                 try:
                     if message.topic == PLATFORM:
                         self._greeted(msgspec.json.decode(message.payload, type=Platform))
+                    elif message.topic == self._topics.commands:
+                        await self._commands.receive(message.payload)
                     else:
                         self._answered(msgspec.json.decode(message.payload, type=Acks))
                 except msgspec.DecodeError as error:

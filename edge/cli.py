@@ -1,5 +1,7 @@
 """`citylab edge`: a gateway as a process."""
 
+import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +31,7 @@ async def serve(
     gateway: str,
     descriptor: Path,
     readings: Path | None,
+    program: Sequence[str],
     folder: Path | None,
     form: Form,
 ) -> None:
@@ -37,7 +40,7 @@ async def serve(
         raise ConfigurationError(
             f"{gateway!r} is no gateway's name: 1 to 64 ASCII letters, digits and - _ . :"
         )
-    driver = JsonLines(load_things(descriptor), readings)
+    driver = JsonLines(load_things(descriptor), readings, program=program)
     packing = Packing(form=form, most_pending=WAITING_FOR_A_REPLAY if driver.finite else None)
     outbox = Outbox(folder or settings.data / "edge" / gateway)
     connect = partial(wiring.broker_connection, settings)
@@ -58,6 +61,14 @@ def edge(
         str,
         typer.Option("--readings", metavar="FILE", help="A file or FIFO of readings; - is standard input."),
     ] = "-",
+    program: Annotated[
+        str,
+        typer.Option(
+            "--program",
+            metavar="COMMAND",
+            help="A program to run: it prints readings, and gets commands as lines.",
+        ),
+    ] = "",
     outbox: Annotated[
         Path | None,
         typer.Option(
@@ -75,8 +86,12 @@ def edge(
 
     A line is {"n": "lamp-7/no2", "v": 21.4}, with "u" for its unit, "t" for its time (seconds since 1970 or ISO 8601;
     now without it) and "quality" (good, suspect, bad) where there is one. n is a Datastream's properties.streamName.
+    With --program './my-lamp.py' it also gets the Tasks of its Things, as lines on its standard input
+    ({"task": 7, "taskingParameters": {"level": 40}, ...}), and answers each: {"task": 7, "state": "completed"}.
     The broker is CITYLAB_BROKER_URL, else that of a city running on this machine. It may be away: readings wait on disk.
     """
+    if program and readings != "-":
+        raise typer.BadParameter("readings come from --program or from --readings", param_hint="--program")
     if form not in {"json", "cbor"}:
         raise typer.BadParameter(f"{form!r} is neither json nor cbor", param_hint="--form")
     work = partial(
@@ -84,6 +99,7 @@ def edge(
         gateway=gateway,
         descriptor=descriptor,
         readings=None if readings == "-" else Path(readings),
+        program=shlex.split(program),
         folder=outbox,
         form="cbor" if form == "cbor" else "json",
     )

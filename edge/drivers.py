@@ -1,8 +1,9 @@
 """What an edge agent asks of the code that reads sensors or plays a recording."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from citylab.commands import Command, Result
 from citylab.model import Reading
 
 
@@ -24,5 +25,18 @@ class Driver(Protocol):
         A place is the driver's own text. The agent commits it together with the readings, so after a restart it asks for
         what comes behind the last readings that are safe. A driver that cannot go back (a sensor) yields None. It is
         asked for more only when there is room; the iterator's end is the end of the run, once all is acknowledged.
+        """
+        ...
+
+
+@runtime_checkable
+class Tasked(Protocol):
+    """A driver that also carries out commands: the Tasks of its Things' TaskingCapabilities."""
+
+    def perform(self, command: Command) -> AsyncGenerator[Result]:
+        """Carry out a command, and yield what becomes of it: perhaps accepted and running, at last a final state.
+
+        Called once a command, however often it comes; several may be under way at once. Each result is safe when the
+        next one is asked for. A command that a crash interrupts is not handed over again: it counts as failed.
         """
         ...

@@ -1,5 +1,7 @@
 """The driver for scripts: one reading a line, `{"n": "air/no2", "v": 21.4, "u": "ug/m3", "t": 1767225600}`.
 
+A program that we run also gets commands, a line each, and answers with lines such as `{"task": 7, "state": "completed"}`.
+
 n: the stream name; v: a number, true or false, or text; u: a SenML unit; t: seconds since 1970 or ISO 8601 text, the
 time of reading the line without it; quality: good, suspect or bad. n and v are needed, other fields are ignored.
 """
@@ -9,16 +11,19 @@ import math
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
+from citylab.commands import Command, Result
 from citylab.errors import ConfigurationError
 from citylab.model import SECOND, Micros, Quality, Reading
 from citylab.times import now, parse_instant
+from edge.program import Program
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +73,8 @@ def load_things(file: Path) -> list[dict[str, Any]]:
         named = f"the Thing {thing.get('name', '(without a name)')!r} in {file}"
         if not thing.get("Locations"):
             raise ConfigurationError(f"{named} needs Locations")
-        if not thing.get("Datastreams"):
-            raise ConfigurationError(f"{named} needs Datastreams")
+        if not thing.get("Datastreams") and not thing.get("TaskingCapabilities"):
+            raise ConfigurationError(f"{named} needs Datastreams, or TaskingCapabilities")
         if None in _stream_names([thing]):
             raise ConfigurationError(
                 f"{named} has a Datastream without properties.streamName, its readings' n"
@@ -91,17 +96,28 @@ class JsonLines:
     A regular file ends, and its place is kept: after a restart it goes on where it was. A FIFO never ends, whoever
     writes to it comes and goes. Standard input ends with the program at its other end. Lines that cannot be read, or
     name no Datastream of `things`, are left out and said once for each reason.
+
+    program: a program and its arguments, whose output is read instead; its standard input gets the commands.
     """
 
     def __init__(
-        self, things: Sequence[dict[str, Any]], source: Path | None, *, clock: Callable[[], Micros] = now
+        self,
+        things: Sequence[dict[str, Any]],
+        source: Path | None,
+        *,
+        program: Sequence[str] = (),
+        clock: Callable[[], Micros] = now,
     ) -> None:
         self.things = things
         self._source = source
+        self._program = Program(program) if program else None
         self._clock = clock
         self._names = _stream_names(things)
         self._said: set[str] = set()
         self._line = 0
+        self.finite = False
+        if program:
+            return
         try:
             mode = (source.stat() if source else os.fstat(sys.stdin.fileno())).st_mode
         except OSError as error:
@@ -110,7 +126,7 @@ class JsonLines:
 
     async def readings(self, position: str | None) -> AsyncIterator[tuple[Sequence[Reading], str | None]]:
         """Yield what the lines hold that can be read at once, with the place in the file behind them."""
-        chunks = self._of_file(position) if self.finite else self._of_pipe()
+        chunks = self._chunks(position)
         rest = b""
         async for chunk, place in chunks:  # place: which file, and its bytes up to the end of the chunk
             *lines, rest = (rest + chunk).split(b"\n")
@@ -125,9 +141,25 @@ class JsonLines:
             if lines:
                 yield found, f"{place[0]}@{place[1] - len(rest)}" if place else None
 
+    async def perform(self, command: Command) -> AsyncGenerator[Result]:
+        """Hand a command to the program, and yield what it says of it."""
+        if self._program is None:
+            yield Result(command.task, "rejected", message="this gateway runs no program that takes commands")
+            return
+        async with aclosing(self._program.perform(command)) as results:
+            async for result in results:
+                yield result
+
+    def _chunks(self, position: str | None) -> AsyncIterator[tuple[bytes, tuple[str, int] | None]]:
+        if self._program is not None:
+            return self._program.output()
+        return self._of_file(position) if self.finite else self._of_pipe()
+
     def _read(self, line: bytes, moment: Micros) -> Reading | None:
         self._line += 1
         if not line.strip():
+            return None
+        if self._program is not None and b'"task"' in line and self._program.answered(line):
             return None
         try:
             reading = parse_line(line, moment)

@@ -16,6 +16,8 @@ class Topics:
         self.acks = f"{root}/acks"
         self.descriptor = f"{root}/descriptor"
         self.status = f"{root}/status"
+        self.commands = f"{root}/commands"
+        self.results = f"{root}/results"
 
 
 class Acks(msgspec.Struct, frozen=True):

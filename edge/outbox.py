@@ -19,7 +19,7 @@ from citylab.times import now
 from edge.ranges import Ranges
 
 MOST_BYTES = 256 << 20
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE outbox (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -40,6 +40,15 @@ CREATE TABLE numbers (
 );
 CREATE INDEX by_priority ON numbers (priority, seq) WHERE pending;
 CREATE TABLE gone (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
+"""
+_SINCE_2 = """
+CREATE TABLE commands (
+    task INTEGER PRIMARY KEY,
+    payload BLOB NOT NULL,
+    begun INTEGER NOT NULL,          -- handed to the driver
+    result BLOB,                     -- the last one
+    unsent INTEGER NOT NULL          -- the broker has yet to acknowledge it
+)
 """
 _Result = TypeVar("_Result")
 
@@ -148,6 +157,16 @@ class Outbox:
 
         return await self._in_thread(read)
 
+    async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do some work on the file in a transaction; what it wrote is safe on return. Raises Unavailable."""
+
+        def committed() -> _Result:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                return work(self._db)
+
+        return await self._in_thread(committed)
+
     # -- in the thread ------------------------------------------------------------------------------------------------
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
@@ -185,14 +204,16 @@ class Outbox:
         db = self._db
         db.execute("BEGIN EXCLUSIVE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in {0, _VERSION}:
+        if version not in range(_VERSION + 1):
             raise sqlite3.DatabaseError(f"its version is {version}, this program knows {_VERSION}")
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
             new = (self._draw.randint(1, LARGEST_NUMBER), self._clock())
             db.execute("INSERT INTO outbox VALUES (1, ?, ?, 0, NULL, 0, 0)", new)
+        if version < _VERSION:
+            db.execute(_SINCE_2)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
         db.execute("UPDATE outbox SET unclean_stops = unclean_stops + running, running = 1")
         columns = "epoch, born, last, position, unclean_stops"
         self.epoch, self.born, self.last, self.position, self.unclean_stops = db.execute(

@@ -1,4 +1,4 @@
-"""The bridge: MQTT -> event log. It acknowledges, to the broker and to the gateway, only what the log has."""
+"""The bridge: MQTT -> event log, and back what the platform publishes. It acknowledges only what the log has."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,12 +8,15 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
+from citylab import mqtt_topics
 from citylab.errors import Rejected, Unavailable
 from citylab.model import GATEWAY_NAME, SECOND, Message, Micros, NewEvent, Reason, Topic
+from citylab.mqtt_topics import CREATION_FILTERS, is_announcement
 from citylab.ports import BrokerConnection, EventLog
 from citylab.senml import identity
 from citylab.times import now
 from ingest.acknowledgements import Acknowledgements
+from ingest.outbound import Outbound
 
 log = structlog.get_logger()
 
@@ -26,14 +29,33 @@ NUMBERED_SUBSCRIPTIONS = (
     (f"{ROOT}+/descriptor", 1),
     (f"{ROOT}+/status", 1),
 )
-# Packs without numbers over a persistent session: the broker keeps them while the bridge restarts.
-UNNUMBERED_SUBSCRIPTIONS = ((f"$share/citylab-devices/{ROOT}+/packs", 1),)
+# Packs without numbers and SensorThings creates over a persistent session: the broker keeps them while the bridge restarts.
+UNNUMBERED_FILTERS = (f"{ROOT}+/packs", *CREATION_FILTERS)
+# Results of Tasks too, but by every bridge: one that comes again changes nothing.
+RESULTS = f"{ROOT}+/results"
+
+
+def unnumbered_subscriptions(name: str, *, embedded: bool) -> Sequence[tuple[str, int]]:
+    """What a bridge of this name subscribes to in its persistent session. embedded: whether the broker is rumqttd.
+
+    rumqttd 0.20 ends when a persistent session that is alone in a group is cut with messages in flight. So there nothing is
+    shared, and one bridge takes all.
+    """
+    if not embedded:
+        return [*((f"$share/citylab-devices/{topics}", 1) for topics in UNNUMBERED_FILTERS), (RESULTS, 1)]
+    return [(topics, 1) for topics in (*UNNUMBERED_FILTERS, RESULTS)] if name == "1" else []
+
 
 TELL_EVERY = 0.05  # s between acknowledgements to a gateway
 REPORT_EVERY = 5.0  # s between what the bridge says of itself
 LONGEST_NAME = 64  # characters kept of a gateway's name that is none
 RETAINED = ("/descriptor", "/status")
-_TOPICS = {"descriptor": Topic.DESCRIPTORS, "status": Topic.STATUS}
+_TOPICS = {
+    "descriptor": Topic.DESCRIPTORS,
+    "status": Topic.STATUS,
+    "results": Topic.STATUS,
+    "creates": Topic.CREATES,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,7 @@ class Bridge:
         self.numbered, self.unnumbered, self.log = numbered, unnumbered, event_log
         self.name, self.limits, self.clock = name, limits or Limits(), clock
         self.acknowledgements = Acknowledgements()
+        self.outbound = Outbound(unnumbered, event_log, clock=clock)
         self.packs = self.refused = 0
         self._log_is_away = False
         self._retained: dict[
@@ -74,6 +97,7 @@ class Bridge:
             tasks.create_task(self._tell())
             tasks.create_task(self._greet())
             tasks.create_task(_drain(self.numbered))
+            tasks.create_task(self.outbound.run())
             tasks.create_task(self._report())
 
     async def _bridge(self, connection: BrokerConnection) -> None:
@@ -94,6 +118,10 @@ class Bridge:
                 if not message.payload or known == digest:
                     continue  # deleted from the broker, or delivered again after a reconnect
                 kept[message.topic] = digest
+            if message.topic.startswith(mqtt_topics.ROOT) and (
+                message.retain or is_announcement(message.payload)
+            ):
+                continue  # what was created before
             topic, event = self._event(message)
             events.setdefault(topic, []).append(event)
         for topic, some in events.items():
@@ -109,9 +137,14 @@ class Bridge:
     def _event(self, message: Message) -> tuple[Topic, NewEvent]:
         """What the log gets of a message, and into which topic."""
         gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
+        creates = message.topic.startswith(mqtt_topics.ROOT)
+        if creates:
+            # MQTT does not tell who publishes. No gateway has a name like this one.
+            gateway, kind = mqtt_topics.ROOT + message.topic.rpartition("/")[2], "creates"
         payload, headers = message.payload, {"gateway": gateway, "received-at": str(message.received_at)}
         try:
-            _check_name(gateway)
+            if not creates:
+                _check_name(gateway)
             if kind == "packs/numbered":
                 epoch, seq = identity(payload)
                 headers |= {"epoch": str(epoch), "seq": str(seq)}
@@ -179,6 +212,7 @@ class Bridge:
                 "packs": self.packs,
                 "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
+                "published": self.outbound.published,
                 "connected": connected,
             }
             before, since = self.packs, began

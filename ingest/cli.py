@@ -3,7 +3,7 @@
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.settings import Settings
-from ingest.bridge import NUMBERED_SUBSCRIPTIONS, UNNUMBERED_SUBSCRIPTIONS, Bridge, Limits
+from ingest.bridge import NUMBERED_SUBSCRIPTIONS, Bridge, Limits, unnumbered_subscriptions
 
 
 async def serve(settings: Settings) -> None:
@@ -18,7 +18,7 @@ async def serve(settings: Settings) -> None:
         settings,
         client_id=f"citylab-bridge-{settings.bridge_name}",
         clean_session=False,
-        subscriptions=UNNUMBERED_SUBSCRIPTIONS,
+        subscriptions=unnumbered_subscriptions(settings.bridge_name, embedded=settings.embedded_broker),
     )
     async with wiring.opened(wiring.event_log(settings)) as log:
         limits = Limits(most_bytes=settings.pack_bytes)

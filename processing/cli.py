@@ -4,8 +4,10 @@ import gc
 
 from citylab import wiring
 from citylab.cli import Data, run, single
-from citylab.settings import Settings
+from citylab.entities import ENTITY_TYPES, TASKING, without
+from citylab.settings import Settings, service_url
 from citylab.times import parse_instant
+from processing.announcer import Announcer
 from processing.decode import Rules
 from processing.service import Processing
 
@@ -24,7 +26,23 @@ async def serve(settings: Settings) -> None:
         wiring.opened(wiring.event_log(settings)) as log,
     ):
         gc.freeze()  # what is here now stays; the collector need not look at it again
-        await Processing(store, log, rules=rules).run()
+        types = ENTITY_TYPES if settings.tasking else without(*TASKING)
+        announcer = Announcer(
+            store,
+            log,
+            base=f"{service_url(settings)}/v1.1/",
+            per_second=settings.announcements_per_second,
+            types=types,
+        )
+        await Processing(
+            store,
+            log,
+            wiring.entity_writes(),
+            announcer,
+            rules=rules,
+            types=types,
+            command_seconds=settings.command_seconds,
+        ).run()
 
 
 def processing(data: Data = None) -> None:

@@ -17,8 +17,9 @@ from citylab.senml import NAME
 Json = dict[str, Any]
 # What a descriptor's entities hold of others. Anything else of a deep insert could reach what is not the gateway's.
 _HOLDS: Mapping[str, frozenset[str]] = {
-    "Thing": frozenset({"Locations", "Datastreams"}),
+    "Thing": frozenset({"Locations", "Datastreams", "TaskingCapabilities"}),
     "Datastream": frozenset({"Sensor", "ObservedProperty"}),
+    "TaskingCapability": frozenset({"Actuator"}),
 }
 
 
@@ -41,7 +42,7 @@ def things_of(payload: bytes) -> list[Json]:
 
 
 def identity(thing: Json) -> str:
-    """By what a Thing is known again: `properties.key`, else its name."""
+    """By what a Thing is known again, or a TaskingCapability of one: `properties.key`, else its name."""
     key = key_of(thing)
     return str(thing.get("name")) if key is None else key
 
@@ -88,6 +89,20 @@ def streams_of(thing: Json) -> dict[str, Json]:
             Reason.MALFORMED, f"two Datastreams of the Thing {thing.get('name')!r} have one streamName"
         )
     return streams
+
+
+def capabilities_of(thing: Json) -> dict[str, Json]:
+    """A Thing's TaskingCapabilities by `properties.key`, else name. Raises `Rejected("malformed")`."""
+    capabilities = thing.get("TaskingCapabilities", [])
+    if any("@iot.id" in capability for capability in capabilities):
+        raise Rejected(Reason.MALFORMED, "a descriptor describes TaskingCapabilities, and links to none")
+    found = {identity(capability): capability for capability in capabilities}
+    if len(found) < len(capabilities):
+        raise Rejected(
+            Reason.MALFORMED,
+            f"two TaskingCapabilities of the Thing {thing.get('name')!r} have one name or properties.key",
+        )
+    return found
 
 
 def read_thing(thing: Json) -> Draft:

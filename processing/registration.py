@@ -11,9 +11,10 @@ from citylab.errors import Rejected
 from citylab.model import LARGEST_NUMBER, Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
-from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
 from processing.descriptors import (
     Json,
+    capabilities_of,
     check_listed_once,
     differences,
     identity,
@@ -25,8 +26,10 @@ from processing.descriptors import (
     text_of,
     things_of,
 )
+from processing.tasks import keep_result, send_again
 
 _THING = ("name", "description", "properties")
+_APART = frozenset({"Datastreams", "TaskingCapabilities"})  # registered one by one once their Thing is there
 _DATASTREAM = {
     "name": "name",
     "description": "description",
@@ -34,12 +37,23 @@ _DATASTREAM = {
     "unitOfMeasurement": "unit_of_measurement",
     "properties": "properties",
 }
-_JSONB = frozenset({"unit_of_measurement", "properties"})
+_CAPABILITY = {
+    "name": "name",
+    "description": "description",
+    "taskingParameters": "tasking_parameters",
+    "properties": "properties",
+}
+_JSONB = frozenset({"unit_of_measurement", "tasking_parameters", "properties"})
 _SHARED: Mapping[str, tuple[str, str, Callable[[Json], tuple[str, ...]]]] = {
     "Sensor": (
         "Sensors",
         "SELECT id FROM sensors WHERE name = %s AND metadata = %s::jsonb ORDER BY id LIMIT 1",
         lambda sensor: (sensor["name"], text_of(sensor["metadata"])),
+    ),
+    "Actuator": (
+        "Actuators",
+        "SELECT id FROM actuators WHERE name = %s AND metadata = %s::jsonb ORDER BY id LIMIT 1",
+        lambda actuator: (actuator["name"], text_of(actuator["metadata"])),
     ),
     "ObservedProperty": (
         "ObservedProperties",
@@ -67,25 +81,29 @@ async def register(store: Store, batch: Batch) -> None:
 
 
 async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = None) -> None:
-    """Keep what gateways and bridges last said of themselves. Raises `PositionMoved`, `Unavailable`.
+    """Keep what gateways and bridges last said of themselves, and what gateways say of their Tasks.
 
     ends: where the packs' partitions end now, if known: what a gateway has no more is before that, or missing.
+    Raises `PositionMoved`, `Unavailable`.
     """
     async with store.transaction() as transaction:
         receipts: list[Receipt] = []
         rejections: list[NewRejection] = []
         for event in batch.events:
-            at = format_instant(event.time)
+            at, topic = format_instant(event.time), event.headers.get("topic", "")
             try:
-                said = json_object(event.value)
-                text = storable(said)
+                if topic.endswith("/results"):
+                    async with transaction.savepoint():
+                        await keep_result(transaction, event.headers["gateway"], event.value, event.time)
+                    continue
+                state = json_object(event.value)
+                text = storable(state)
             except Rejected as error:
                 rejections.append(
                     NewRejection(len(receipts), -1, Reason(error.reason), error.detail, payload=event.value)
                 )
                 receipts.append(_receipt(batch, event))
                 continue
-            topic = event.headers.get("topic", "")
             if "/bridges/" in topic:
                 await transaction.execute(
                     "INSERT INTO services VALUES (%s, %s::jsonb, %s)"
@@ -100,9 +118,11 @@ async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = No
                     " status_at = excluded.status_at",
                     (event.headers["gateway"], text, at),
                 )
-                if outbox := _outbox(said):
+                if outbox := _outbox(state):
                     told = (event.headers["gateway"], *outbox, text, text, at, text_of(ends))
                     await transaction.execute(_REPORT, told)
+                if state.get("state") == "online":
+                    await send_again(transaction, event.headers["gateway"])
         await transaction.save(_accounting(batch, receipts, rejections))
 
 
@@ -126,11 +146,8 @@ def _outbox(said: Json) -> tuple[int, int] | None:
 
 
 def _accounting(batch: Batch, receipts: Sequence[Receipt], rejections: Sequence[NewRejection]) -> Write:
-    rows, receipt, record = no_rows()
     spans = [Span(batch.topic, batch.partition, batch.before, batch.after)]
-    return Write(
-        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=rejections, spans=spans
-    )
+    return bookkeeping(receipts=receipts, rejections=rejections, spans=spans)
 
 
 def _receipt(batch: Batch, event: Event) -> Receipt:
@@ -175,6 +192,12 @@ async def _register(
             listed |= dict.fromkeys(streams_of(stands), identity(thing))
     # Only now: a stream may have gone from one Thing to another.
     await _retire(transaction, {n for thing in previous.values() for n in streams_of(thing)} - listed.keys())
+    rows = await transaction.fetch(
+        "SELECT c.id FROM tasking_capabilities c JOIN things t ON t.id = c.thing_id"
+        " WHERE t.gateway = %s AND coalesce(t.key, t.name) = ANY(%s)",
+        (gateway, list(previous.keys() - applied)),
+    )
+    await _retire_capabilities(transaction, [row[0] for row in rows])
     await transaction.execute(
         "INSERT INTO gateways (name, descriptor, descriptor_at) VALUES (%s, %s::jsonb, %s) ON CONFLICT (name)"
         " DO UPDATE SET descriptor = excluded.descriptor, descriptor_at = excluded.descriptor_at",
@@ -200,7 +223,7 @@ async def _register_thing(
     if not found:
         if not draft.links.get("Locations"):
             raise Rejected(Reason.MALFORMED, f"the Thing {thing['name']!r} needs a Location")
-        body = {name: value for name, value in thing.items() if name != "Datastreams"}
+        body = {name: value for name, value in thing.items() if name not in _APART}
         thing_id = await transaction.create("Things", body, now=at)
         await transaction.execute("UPDATE things SET gateway = %s WHERE id = %s", (gateway, thing_id))
     else:
@@ -216,6 +239,7 @@ async def _register_thing(
     for name, datastream in streams.items():
         if datastream != old.get(name):
             await _register_stream(transaction, gateway, thing_id, name, datastream, old.get(name, {}))
+    await _register_capabilities(transaction, thing_id, capabilities_of(thing), capabilities_of(before))
 
 
 def _check_owner(gateway: str, owner: str | None, properties: Any, what: str) -> None:
@@ -295,8 +319,47 @@ async def _register_stream(
     await transaction.create("Datastreams", datastream | links | {"Thing": {"@iot.id": thing_id}})
 
 
+async def _register_capabilities(
+    transaction: Transaction, thing_id: int, capabilities: Mapping[str, Json], before: Mapping[str, Json]
+) -> None:
+    """Create the TaskingCapabilities of a Thing, or apply what differs; keep those no longer listed, marked inactive."""
+    rows = await transaction.fetch(
+        "SELECT coalesce(properties ->> 'key', name), id FROM tasking_capabilities WHERE thing_id = %s ORDER BY id DESC",
+        (thing_id,),
+    )
+    stored: dict[str, int] = dict(rows)
+    for key, capability in capabilities.items():
+        old = before.get(key, {})
+        if capability == old:
+            continue
+        if key not in stored:
+            links = {
+                "Actuator": {"@iot.id": await _shared(transaction, "Actuator", capability["Actuator"])},
+                "Thing": {"@iot.id": thing_id},
+            }
+            await transaction.create("TaskingCapabilities", capability | links)
+            continue
+        changed = differences(capability, old, tuple(_CAPABILITY))
+        changes = {_CAPABILITY[name]: value for name, value in changed.items()}
+        if capability["Actuator"] != old.get("Actuator"):
+            changes["actuator_id"] = await _shared(transaction, "Actuator", capability["Actuator"])
+        await _set(transaction, "tasking_capabilities", stored[key], changes)
+    gone = [stored[key] for key in before.keys() - capabilities.keys() if key in stored]
+    await _retire_capabilities(transaction, gone)
+
+
+async def _retire_capabilities(transaction: Transaction, ids: Sequence[int]) -> None:
+    """Keep TaskingCapabilities that are no longer listed, marked inactive."""
+    if ids:
+        await transaction.execute(
+            "UPDATE tasking_capabilities SET properties = coalesce(properties, '{}') || '{\"active\": false}'"
+            " WHERE id = ANY(%s)",
+            (ids,),
+        )
+
+
 async def _shared(transaction: Transaction, kind: str, entity: Json) -> int:
-    """The id of a Sensor or ObservedProperty: a link's, that of one that others have too, else a new one's."""
+    """The id of a Sensor, ObservedProperty or Actuator: a link's, that of one that others have too, else a new one's."""
     if "@iot.id" in entity:
         return int(entity["@iot.id"])
     set_name, query, parameters = _SHARED[kind]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from citylab.model import Batch, Event, Reason, Topic
 from citylab.ports import Store
-from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
 from processing.catalogue import Catalogue
 from processing.decode import HOLDS_NUL, OpenRejection, RefusedPack, Rules, take_up, take_up_packs
 
@@ -102,12 +102,12 @@ async def keep_waiting_no_longer(store: Store, replay: Replay, detail: str) -> N
     ids = [*(record.id for record in replay.records), *(pack.id for pack in replay.packs)]
     async with store.transaction() as transaction:
         await transaction.execute(
+            "UPDATE rejections SET replay = NULL, detail = %s WHERE id = ANY(%s)", (detail, ids)
+        )
+        await transaction.execute(
             "UPDATE replays SET rejected = rejected || jsonb_build_object('malformed',"
             " coalesce((rejected ->> 'malformed')::bigint, 0) + 1) WHERE id = %s",
             (replay.id,),
-        )
-        await transaction.execute(
-            "UPDATE rejections SET replay = NULL, detail = %s WHERE id = ANY(%s)", (detail, ids)
         )
 
 
@@ -134,16 +134,13 @@ def as_it_came(content: Mapping[str, Any], detail: str, stream: str | None) -> d
 
 def refused(batch: Batch) -> Write:
     """The write of packs that the bridge refused (log topic `citylab.refused`)."""
-    rows, receipt, record = no_rows()
     receipts = [_receipt(batch, event) for event in batch.events]
     rejections = [
         NewRejection(i, -1, _reason(event.headers), event.headers.get("detail", ""), payload=event.value)
         for i, event in enumerate(batch.events)
     ]
-    return Write(
-        rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=rejections,
-        spans=[Span(batch.topic, batch.partition, batch.before, batch.after)],
-    )  # fmt: skip
+    spans = [Span(batch.topic, batch.partition, batch.before, batch.after)]
+    return bookkeeping(receipts=receipts, rejections=rejections, spans=spans)
 
 
 def _receipt(batch: Batch, event: Event) -> Receipt:

@@ -10,16 +10,20 @@ from typing import Any
 import msgspec
 import structlog
 
+from citylab.entities import ENTITY_TYPES, EntityTypes
 from citylab.errors import PositionLost, Rejected, Unavailable
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
-from citylab.ports import START, EventLog, Store
+from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
 from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
 from processing import catalogue as catalogues
+from processing.announcer import Announcer
 from processing.catalogue import EMPTY, Catalogue
+from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
+from processing.tasks import send_due
 
 log = structlog.get_logger()
 
@@ -49,19 +53,29 @@ class Figures:
 
 
 class Processing:
-    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost."""
+    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost.
+
+    types: the entities that are offered to clients; command_seconds: how long a Task's command waits for its gateway.
+    """
 
     def __init__(
         self,
         store: Store,
         event_log: EventLog,
+        writes: EntityWrites,
+        announcer: Announcer,
         *,
         rules: Rules | None = None,
         pace: Pace | None = None,
+        types: EntityTypes = ENTITY_TYPES,
+        command_seconds: int = 3_600,
         clock: Callable[[], Micros] = now,
     ) -> None:
-        self.store, self.log, self.clock = store, event_log, clock
+        self.store, self.log, self.writes, self.clock = store, event_log, writes, clock
+        self.announcer = announcer
         self.rules, self.pace = rules or Rules(), pace or Pace()
+        self.types = types
+        self.command_lifetime = command_seconds * SECOND
         self.figures = Figures()
         self._catalogue: Catalogue = EMPTY
         self._catalogue_lock = asyncio.Lock()
@@ -77,7 +91,9 @@ class Processing:
                 ("registrations", self._registrations),
                 ("updates", self._publish),
                 ("writes of others", self._listen),
+                ("commands", self._send_commands),
                 ("hours and days", self._fold),
+                ("announcements", self._announce),
                 ("figures", self._report),
             ):
                 tasks.create_task(self._patiently(name, work), name=name)
@@ -273,19 +289,22 @@ class Processing:
     # -- registrations -----------------------------------------------------------------------------------------------
 
     async def _registrations(self) -> None:
-        """Descriptors, statuses and refused packs: few, one after the other."""
+        """Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other."""
         async with asyncio.TaskGroup() as tasks:
-            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.REFUSED):
+            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REFUSED):
                 tasks.create_task(self._patiently(topic, partial(self._slow_topic, topic)))
 
     async def _slow_topic(self, topic: Topic) -> None:
         start = await self._positions(topic, topic)
+        most = 500 if topic == Topic.CREATES else 100
         try:
-            async for batch in _from_stored(self.log.read(topic, start, most=100), start):
+            async for batch in _from_stored(self.log.read(topic, start, most=most), start):
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
                     await status(self.store, batch, await self.log.ends(Topic.PACKS))
+                elif topic == Topic.CREATES:
+                    await create(self.store, self.writes, batch, self.types)
                 else:
                     await self._store(
                         _refused(batch, self._catalogue, self.rules),
@@ -340,6 +359,15 @@ class Processing:
             await self._take_up()
             self._well("writes of others")
 
+    async def _send_commands(self) -> None:
+        """Tasks that became commands, once they are committed, and again when their gateway is back."""
+        async for _ in self.store.notifications("citylab_commands"):
+            await send_due(self.store, self.log, now=self.clock(), lifetime=self.command_lifetime)
+            self._well("commands")
+
+    async def _announce(self) -> None:
+        await self.announcer.run(partial(self._well, "announcements"))
+
     async def _fold(self) -> None:
         while True:
             if not await self.store.fold():
@@ -361,6 +389,8 @@ class Processing:
                 "stored": figures.stored,
                 "duplicates": figures.duplicates,
                 "rejected": figures.rejected,
+                "announcements": self.announcer.messages,
+                "not_announced": self.announcer.left_out,
                 "waiting_events": waiting,
                 "lag_seconds": round(max(self.clock() - figures.newest_at, 0) / SECOND, 3)
                 if waiting

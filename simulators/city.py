@@ -5,11 +5,12 @@ never contradicts what was sent before it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from citylab.commands import Command, Result
 from citylab.model import HOUR, MINUTE, SECOND, Micros, Quality, Reading
 from citylab.times import now
 from simulators import city_bus as bus
@@ -32,6 +33,7 @@ from simulators.descriptors import (
     PERCENT,
     RELATIVE_HUMIDITY,
     WATT_PER_M2,
+    Capability,
     Instrument,
     Property,
     Station,
@@ -238,6 +240,23 @@ GATEWAYS: Mapping[str, Sequence[Place]] = {
     ),
 }  # fmt: skip
 
+TASKED = "noise-gracia"  # the place whose noise meter can be told how often to measure
+LONGEST_INTERVAL = 60  # s
+INTERVAL = Capability(
+    name="Sampling interval",
+    description="How often the noise meter measures, until its gateway restarts.",
+    fields=[
+        {
+            "name": "seconds",
+            "label": "Seconds between two values",
+            "type": "Count",
+            "uom": {"code": "s"},
+            "constraint": {"type": "AllowedValues", "interval": [[1, LONGEST_INTERVAL]]},
+        }
+    ],
+    actuator=Instrument("Synthetic timer", "Waits between two values of a simulated noise meter.", _ABOUT),
+)
+
 _SIMULATED = Instrument(
     "Synthetic sensor", "Measures nothing: its values are computed by Citylab's simulator.", _ABOUT
 )
@@ -290,6 +309,8 @@ class CityDriver:
     ) -> None:
         self.things = [_station(place).json() for place in places]
         self.sources = [source for place in places for source in _sources(place, seed)]
+        self._tasked = any(place.key == TASKED for place in places)
+        self._interval = 1  # s, of the tasked place's streams
         self._clock = clock
         self._sleep = sleep
 
@@ -306,10 +327,26 @@ class CityDriver:
                     yield readings, str(at)
             await self._sleep(max(0.0, (at + SECOND - self._clock()) / SECOND))
 
+    async def perform(self, command: Command) -> AsyncGenerator[Result]:
+        """Change how often the tasked place measures (`edge.drivers.Tasked`)."""
+        seconds = command.taskingParameters.get("seconds")
+        if not self._tasked or not isinstance(seconds, int) or not 1 <= seconds <= LONGEST_INTERVAL:
+            yield Result(command.task, "rejected", message="nothing here can do that")
+            return
+        before, self._interval = self._interval, seconds
+        yield Result(
+            command.task, "completed", message=f"it measures every {seconds} s, before every {before} s"
+        )
+
     def between(self, after: Micros, until: Micros) -> list[Reading]:
         """All readings with after < time <= until, in order of time, then name."""
         first, last = after // SECOND, until // SECOND
-        found = (source.reading(second) for source in self.sources for second in source.seconds(first, last))
+        found = (
+            source.reading(second)
+            for source in self.sources
+            for second in source.seconds(first, last)
+            if not second % self._interval or f"/{TASKED}/" not in source.name
+        )
         return sorted(
             (reading for reading in found if reading is not None),
             key=lambda reading: (reading.time, reading.name),
@@ -370,6 +407,7 @@ def _station(place: Place) -> Station:
         place=place.name,
         place_description="Where the simulated thing would stand.",
         streams=[_stream(place, measure) for measure in place.measures],
+        capabilities=[INTERVAL] if place.key == TASKED else [],
         properties={"simulated": True},
     )
 

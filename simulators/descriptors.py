@@ -49,11 +49,20 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What observes (Sensor). `metadata` is the address of a page about it."""
+    """What observes (Sensor) or is told to do something (Actuator). `metadata` is the address of a page about it."""
 
     name: str
     description: str
     metadata: str
+
+    def json(self) -> dict[str, Any]:
+        """The Sensor or Actuator for a deep insert."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "encodingType": "text/html",
+            "metadata": self.metadata,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +98,31 @@ class Stream:
                 "definition": unit.definition if unit else None,
             },
             "properties": properties | self.properties,
-            "Sensor": {
-                "name": self.instrument.name,
-                "description": self.instrument.description,
-                "encodingType": "text/html",
-                "metadata": self.instrument.metadata,
-            },
+            "Sensor": self.instrument.json(),
             "ObservedProperty": {
                 "name": self.observes.name,
                 "definition": self.observes.definition,
                 "description": self.observes.description,
             },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """A TaskingCapability. `fields` are those of its DataRecord (SWE Common), `actuator` is what does it."""
+
+    name: str
+    description: str
+    fields: Sequence[dict[str, Any]]
+    actuator: Instrument
+
+    def json(self) -> dict[str, Any]:
+        """The TaskingCapability for a deep insert (OGC 17-079)."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "taskingParameters": {"type": "DataRecord", "field": list(self.fields)},
+            "Actuator": self.actuator.json(),
         }
 
 
@@ -115,11 +138,12 @@ class Station:
     place: str
     place_description: str
     streams: Sequence[Stream]
+    capabilities: Sequence[Capability] = ()
     properties: dict[str, Any] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
-        """The Thing with its Location and Datastreams for a deep insert."""
-        return {
+        """The Thing with its Location, Datastreams and TaskingCapabilities for a deep insert."""
+        found: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
             "properties": {"key": self.key} | self.properties,
@@ -133,3 +157,6 @@ class Station:
             ],
             "Datastreams": [stream.json() for stream in self.streams],
         }
+        if self.capabilities:
+            found["TaskingCapabilities"] = [capability.json() for capability in self.capabilities]
+        return found

@@ -17,8 +17,10 @@ import cbor2
 import httpx
 import msgspec
 import psycopg
+import pytest
 from city_devices import SOON, Device, Json, labelled
-from city_engines import Broker, free_port
+from city_engines import Broker, event_log, free_port
+from stores import reachable_folder
 
 from citylab.adapters.child import last_lines, stop
 from citylab.settings import Settings
@@ -26,6 +28,7 @@ from citylab.up import SERVICES, Service
 
 T = TypeVar("T")
 ROOT = "citylab/v1/gateways"
+KINDS = ("embedded", "real")  # of engines
 ENTITIES = ("things", "locations", "historical_locations", "sensors", "observed_properties", "datastreams")
 
 
@@ -280,14 +283,30 @@ def run(*arguments: object, env: dict[str, str], within: float = 60) -> subproce
 
 
 @contextmanager
-def running_city(kind: str, folder: Path, log_url: str, store_url: str) -> Iterator[City]:
-    """A city with a broker of its own, whose services have said that they are well."""
+def new_city(request: pytest.FixtureRequest, **more: Any) -> Iterator[City]:
+    """A city on the engines that a fixture's parameter names, of `KINDS`. more: settings."""
+    kind = request.param
+    databases = request.getfixturevalue("embedded_databases" if kind == "embedded" else "real_databases")
+    with ExitStack() as stack:
+        folder = stack.enter_context(reachable_folder())
+        log_url = stack.enter_context(event_log(kind, folder))
+        yield stack.enter_context(running_city(kind, folder, log_url, databases.make(), **more))
+
+
+@contextmanager
+def running_city(kind: str, folder: Path, log_url: str, store_url: str, **more: Any) -> Iterator[City]:
+    """A city with a broker of its own, whose services have said that they are well. more: settings."""
     with ExitStack() as stack:
         broker = Broker(kind, folder / "broker")
         stack.callback(broker.close)
         broker.start()
         settings = Settings.load({}, data=folder).replaced(
-            broker_url=broker.url, log_url=log_url, store_url=store_url, http_port=free_port()
+            broker_url=broker.url,
+            log_url=log_url,
+            store_url=store_url,
+            http_port=free_port(),
+            embedded_broker=kind == "embedded",
+            **more,
         )
         running = stack.enter_context(City(folder, settings, broker))
         running.until(running.is_well, "the city is well")

@@ -261,7 +261,7 @@ class Scope:
         return self.any_of.rows[key]
 
     def _open(self, row: Row, relation: Relation) -> tuple[Row, list[str]]:
-        other = Row.new(row.statement, target(relation))
+        other = Row.new(row.statement, target(relation, row.statement.types))
         conditions = is_related(relation, other.alias, row.column("id"))
         return other, conditions + row.statement.conditions(other.entity_type, other.alias)
 

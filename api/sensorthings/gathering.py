@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from api.sensorthings.resource import Resource
 from api.sensorthings.statements import Compiled, Compiler
-from citylab.drafts import Draft, attach, read_draft
+from citylab.drafts import Draft, attach, is_plain_observation, read_draft
 from citylab.entities import DATASTREAM, OBSERVATION
 from citylab.errors import Rejected, Unavailable
 from citylab.model import Micros
@@ -20,7 +20,6 @@ from citylab.times import format_instant
 _MOST = 500  # in one transaction
 _LINGER = 0.001  # s
 _ATTEMPTS = 10  # of a transaction that met another
-_LINKS = frozenset({"Datastream", "FeatureOfInterest"})
 
 
 class Created(NamedTuple):
@@ -53,10 +52,7 @@ def simple_draft(resource: Resource, document: bytes) -> Draft | None:
             attach(draft, step.relation, resource.ids[0])
     except Rejected:
         return None
-    if "Datastream" not in draft.links or not _LINKS.issuperset(draft.links):
-        return None
-    targets = [target for targets in draft.links.values() for target in targets]
-    return draft if all(isinstance(target, int) for target in targets) else None
+    return draft if is_plain_observation(draft) else None
 
 
 class Gathering:

@@ -262,9 +262,15 @@ def _function(measure: Measure, *, swapped: bool = False) -> Callable[..., Any]:
     return _FUNCTIONS[name]
 
 
+def _length(shapes: Any) -> Any:
+    """Of lines; an area has none, as in OGC Simple Features."""
+    return np.where(shapely.get_dimensions(shapes) == _AREA, 0.0, shapely.length(shapes))
+
+
+_AREA = 2  # dimensions
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "geo.distance": shapely.distance,
-    "geo.length": shapely.length,
+    "geo.length": _length,
     "geo.intersects": shapely.intersects,
     "st_equals": shapely.equals,
     "st_disjoint": shapely.disjoint,

@@ -1,15 +1,19 @@
-"""The requirements of OGC 18-088 that hold, by their URIs; each has tests named after it in `tests/conformance`."""
+"""The requirements of OGC 18-088 and 17-079 that hold, by their URIs; each has tests in `tests/conformance` that name it."""
 
-from citylab.entities import ENTITY_TYPES
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from citylab.entities import ENTITY_TYPES, TASK, TASKING, EntityTypes
 
 BASE = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
+TASKING_BASE = "http://www.opengis.net/spec/iot_tasking/1.0/req/"
 
 DATAMODEL = (
     "datamodel/entity-control-information/common-control-information",
     *(
         f"datamodel/{t.requirement}/{part}"
         for t in ENTITY_TYPES.values()
-        if t.requirement
+        if t.requirement and t not in TASKING
         for part in ("properties", "relations")
     ),
 )
@@ -58,6 +62,26 @@ CLASSES = {
 }
 """Requirements classes of which every requirement holds."""
 
+CREATE_OVER_MQTT = "create-observations-via-mqtt"
+RECEIVE_OVER_MQTT = "receive-updates-via-mqtt"
+MQTT_CLASSES = {
+    CREATE_OVER_MQTT: (f"{CREATE_OVER_MQTT}/observations-creation",),
+    RECEIVE_OVER_MQTT: (f"{RECEIVE_OVER_MQTT}/receive-updates",),
+}
+"""Requirements classes that hold where clients reach a broker."""
+
+TASKING_CLASSES = {
+    **{t.requirement: (f"{t.requirement}/properties", f"{t.requirement}/relations") for t in TASKING},
+    "create-tasks": ("create-tasks/task-creation",),
+}
+"""Requirements classes of Part 2, Tasking Core, of which every requirement holds."""
+
+TASKING_MQTT_CLASSES = {
+    "create-tasks-via-mqtt": ("create-tasks-via-mqtt/task-creation",),
+    RECEIVE_OVER_MQTT: (f"{RECEIVE_OVER_MQTT}/receive-updated",),
+}
+"""The same where clients reach a broker."""
+
 HELD = (*CLASSES, *REQUEST_DATA, *(name for names in CLASSES.values() for name in names))
 EXTENSIONS = (
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/FilteredDelete.html",
@@ -66,6 +90,32 @@ EXTENSIONS = (
 """What goes beyond the standard, by the URIs under which clients look for it."""
 
 
-def conformance() -> list[str]:
-    """What the landing page lists."""
-    return [*(BASE + requirement for requirement in HELD), *EXTENSIONS]
+def server_settings(
+    endpoints: Sequence[str] = (), types: EntityTypes = ENTITY_TYPES, *, announced: bool = True
+) -> dict[str, Any]:
+    """The landing page's `serverSettings`: which requirements hold, and what a client must know of them (§9.2.1).
+
+    endpoints: addresses of the MQTT broker; types: the entities that the service offers; announced: whether updates are
+    published over MQTT.
+    """
+    conformance, over_mqtt = [BASE + name for name in HELD], []
+    for base, classes, mqtt_classes in (
+        (BASE, {}, MQTT_CLASSES),
+        (TASKING_BASE, TASKING_CLASSES, TASKING_MQTT_CLASSES),
+    ):
+        if base == TASKING_BASE and TASK.name not in types:
+            continue
+        conformance += [base + name for name in (*classes, *_single(classes))]
+        held = {
+            name: parts
+            for name, parts in mqtt_classes.items()
+            if endpoints and (announced or name != RECEIVE_OVER_MQTT)
+        }
+        conformance += [base + name for name in held]
+        over_mqtt += [base + name for name in _single(held)]
+    conformance += [*over_mqtt, *EXTENSIONS]
+    return {"conformance": conformance} | {uri: {"endpoints": endpoints} for uri in over_mqtt}
+
+
+def _single(classes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for names in classes.values() for name in names]

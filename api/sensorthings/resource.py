@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 from api.sensorthings.errors import RequestError, not_found
 from api.sensorthings.expressions import IDS
-from citylab.entities import SETS, EntityType, Kind, Property, Relation, target
+from citylab.entities import ENTITY_TYPES, SETS, EntityType, EntityTypes, Kind, Property, Relation, target
 
 _SEGMENT = re.compile(r"([^()\[\]]+)(?:\((\d{1,19})\))?")
 _MEMBER = re.compile(r"([^\[\]]+)((?:\[\d{1,9}\])*)")
@@ -56,7 +56,7 @@ class Resource:
         return not (self.reference or self.of_id or self.of_property is not None)
 
 
-def read_resource(path: str) -> Resource:
+def read_resource(path: str, types: EntityTypes = ENTITY_TYPES) -> Resource:
     """Read the path below the service's root, percent-encoded. Raises `RequestError` 404 for one that names nothing."""
     segments = [_decoded(segment) for segment in path.strip("/").split("/")]
     if len(segments) > _MOST_STEPS:
@@ -65,26 +65,28 @@ def read_resource(path: str) -> Resource:
     ids: list[int] = []
     rest: list[str] = []
     for i, segment in enumerate(segments):
-        step = _step(steps[-1] if steps else None, segment, ids)
+        step = _step(steps[-1] if steps else None, segment, ids, types)
         if step is None:
             rest = segments[i:]
             break
         steps.append(step)
     if not steps:
-        raise not_found(f"there is no set {segments[0]!r}; the sets are {', '.join(SETS)}")
+        sets = ", ".join(t.set_name for t in types.values())
+        raise not_found(f"there is no set {segments[0]!r}; the sets are {sets}")
     shape = "/".join(_shape_of(step) for step in steps) + "".join(f"/{r}" for r in rest)
     return _tail(shape, tuple(steps), tuple(ids), rest)
 
 
-def _step(before: Step | None, segment: str, ids: list[int]) -> Step | None:
+def _step(before: Step | None, segment: str, ids: list[int], types: EntityTypes) -> Step | None:
     match = _SEGMENT.fullmatch(segment)
     name = match[1] if match else segment.partition("(")[0]
     relation = None
     if before is None:
         entity_type = SETS.get(name)
+        entity_type = types.get(entity_type.name) if entity_type else None
     else:
         relation = before.entity_type.relations.get(name)
-        entity_type = target(relation) if relation else None
+        entity_type = target(relation, types) if relation else None
     if entity_type is None:
         return None
     if before is not None and not before.single:

@@ -12,17 +12,18 @@ from api.sensorthings.values import (
     Time,
     Value,
 )
-from citylab.entities import EntityType, Kind, Property, Relation, target
+from citylab.entities import EntityType, EntityTypes, Kind, Property, Relation, target
 from citylab.entity_json import FLAGS
 from citylab.policy import Visible
 
 
 class Statement:
-    """What all parts of one statement share: parameters, names that are used once, and what may be seen."""
+    """What all parts of one statement share: parameters, names that are used once, what may be seen and what there is."""
 
-    def __init__(self, visible: Visible) -> None:
+    def __init__(self, visible: Visible, types: EntityTypes) -> None:
         self.parameters = Parameters()
         self.visible = visible
+        self.types = types
         self._names = 0
 
     def name(self, kind: str) -> str:
@@ -80,7 +81,7 @@ class Row:
     def related(self, relation: Relation) -> "Row":
         """The row that a to-one relation leads to, joined once."""
         if relation.name not in self._related:
-            other = target(relation)
+            other = target(relation, self.statement.types)
             row = Row(
                 self.statement, other, self.statement.name("t"), self.root or self, via=(self, relation)
             )

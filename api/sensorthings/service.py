@@ -5,7 +5,7 @@ The database makes the JSON; what is done here for a request does not grow with 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -31,13 +31,13 @@ from api.sensorthings.requests import (
     receive_request,
     send_answer,
 )
-from api.sensorthings.requirements import conformance
+from api.sensorthings.requirements import server_settings
 from api.sensorthings.resource import Resource, Step, read_resource
 from api.sensorthings.statements import Compiled, Compiler
 from api.sensorthings.syntax import Query
 from api.sensorthings.windows import EXTENT, Extent
 from citylab.drafts import attach, read_draft
-from citylab.entities import SETS, EntityType
+from citylab.entities import ENTITY_TYPES, EntityType, EntityTypes
 from citylab.errors import CitylabError, Unavailable
 from citylab.model import Micros
 from citylab.policy import Visible, everything
@@ -71,7 +71,8 @@ class SensorThings:
     """Answers requests below `/v1.1`.
 
     public_url: the address that links begin with, without `/v1.1`; from the request where it is None.
-    page: how many entities a page has when the request does not say.
+    page: how many entities a page has when the request does not say; settings: the landing page's `serverSettings`;
+    types: the entities that it offers.
     """
 
     def __init__(
@@ -81,20 +82,24 @@ class SensorThings:
         *,
         public_url: str | None = None,
         page: int = 100,
+        settings: Mapping[str, Any] | None = None,
         visible: Visible = everything,
+        types: EntityTypes = ENTITY_TYPES,
         clock: Callable[[], Micros] = now,
     ) -> None:
         self._store = store
         self._writes = writes
         self._public = public_url.rstrip("/") if public_url else None
-        self._compiler = Compiler(visible, page=page)
+        self._settings = msgspec.Raw(msgspec.json.encode(settings or server_settings(types=types)))
+        self._types = types
+        self._compiler = Compiler(visible, page=page, types=types)
         self._plans = Plans(self._compiler)
         self._clock = clock
         self._extent: tuple[float, Extent] | None = None
         self._gathering = Gathering(store, self._compiler)
         self._exports = asyncio.Semaphore(_MOST_EXPORTS)
         self._geometries = StoredGeometries()
-        self._read_back = {t.name: self._reading(t) for t in SETS.values()}
+        self._read_back = {t.name: self._reading(t) for t in types.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong becomes an answer too."""
@@ -115,8 +120,8 @@ class SensorThings:
             return Answer(204, headers=_PREFLIGHT)
         if request.method in {"GET", "HEAD"}:
             if not path.strip("/"):
-                return Answer(200, landing_page(request.base))
-            return await self._get(read_resource(path), request)
+                return Answer(200, landing_page(request.base, self._types, self._settings))
+            return await self._get(read_resource(path, self._types), request)
         if request.method == "POST":
             action = unquote(path).strip("/")
             if action == "$batch":
@@ -124,11 +129,11 @@ class SensorThings:
             if action == "CreateObservations":
                 creation = await creation_of_rows(request, self._writes, self._clock())
                 return await self._write(request, creation)
-            return await self._post(read_resource(path), request)
+            return await self._post(read_resource(path, self._types), request)
         if request.method in {"PATCH", "PUT"}:
-            return await self._change(read_resource(path), request)
+            return await self._change(read_resource(path, self._types), request)
         if request.method == "DELETE":
-            return await self._delete(read_resource(path), request)
+            return await self._delete(read_resource(path, self._types), request)
         raise RequestError(405, f"{request.method} is not possible here")
 
     @asynccontextmanager
@@ -209,12 +214,18 @@ class SensorThings:
     ) -> list[tuple[Any, ...]]:
         """Run a statement, in wider and wider windows until its page is whole."""
         parameters = await self._geometries.fill(transaction, parameters)
-        if statement.window is None:
+        window = statement.window
+        if statement.first:
+            instant = {} if window is None else {"from": window.instant}
+            rows = await transaction.fetch(statement.first, parameters | instant)
+            if rows[0][1] >= statement.wanted:
+                return rows
+        if window is None:
             return await transaction.fetch(statement.sql, parameters)
-        rows: list[tuple[Any, ...]] = []
-        for low, high in statement.window.windows(await self._extent_now(transaction)):
+        rows = []
+        for low, high in window.windows(await self._extent_now(transaction)):
             rows = await transaction.fetch(statement.sql, parameters | {"from": low, "to": high})
-            if rows[0][1] >= statement.window.rows - statement.window.skipped:
+            if rows[0][1] >= window.rows - window.skipped:
                 break
         return rows
 
@@ -255,7 +266,7 @@ class SensorThings:
             if step.relation is not None:
                 parent = await self._existing(transaction, resource, resource.steps[:-1])
             # Read anew each time: creating fills the draft in.
-            draft = read_draft(step.entity_type, request.body, parent=step.relation)
+            draft = read_draft(step.entity_type, request.body, parent=step.relation, types=self._types)
             if step.relation is not None:
                 attach(draft, step.relation, parent)
             own = await self._writes.create(transaction, draft, now=self._clock())
@@ -329,14 +340,10 @@ class SensorThings:
         return await self._write(request, delete)
 
 
-def landing_page(base: str) -> bytes:
-    """The sets, and which requirements hold (OGC 18-088 §9.2.1)."""
-    return msgspec.json.encode(
-        {
-            "value": [{"name": name, "url": f"{base}{name}"} for name in SETS],
-            "serverSettings": {"conformance": conformance()},
-        }
-    )
+def landing_page(base: str, types: EntityTypes, settings: msgspec.Raw) -> bytes:
+    """The sets, and which requirements hold (OGC 18-088 §9.2.1). settings: JSON of `serverSettings`."""
+    sets = [{"name": t.set_name, "url": f"{base}{t.set_name}"} for t in types.values()]
+    return msgspec.json.encode({"value": sets, "serverSettings": settings})
 
 
 def _filled(statement: Compiled, ids: tuple[int, ...], base: str) -> dict[str, object]:

@@ -35,9 +35,8 @@ class Facts:
         self.stamp_end = np.zeros(0, np.bool_)  # whether a time names the end of the interval it covers
         self.moving = np.zeros(0, np.int64)  # its Thing, if that moves, else 0
         self.axis = np.zeros(0, np.int8)  # 1: it is its Thing's longitude; 2: its latitude
-        self.features: set[tuple[int, int]] = (
-            set()
-        )  # in observed_features: (datastream, feature) of what moves not
+        # (datastream, feature) that are in observed_features; none of what moves, which would have no end
+        self.features: set[tuple[int, int]] = set()
 
     async def load(self, connection: Connection, datastream: Int64) -> None:
         """Make sure that all of `datastream` are known."""
@@ -216,7 +215,7 @@ async def _observe(connection: Connection, facts: Facts, rows: Observations) -> 
         - facts.features
     )
     await observe(connection, pairs)
-    facts.features |= {pair for pair in pairs if not facts.moving[pair[0]]}  # of what moves there is no end
+    facts.features |= {pair for pair in pairs if not facts.moving[pair[0]]}
 
 
 async def observe(connection: Connection, pairs: Collection[tuple[int, int]]) -> None:
@@ -283,7 +282,8 @@ async def _set_areas(connection: Connection, parts: Sequence[tuple[int, str | No
 def area_of(geometries: Iterable[str]) -> str | None:
     """GeoJSON of the area that geometries cover: of one that geometry itself, of several their envelope.
 
-    An envelope and a further geometry give the envelope of all. What is no GeoJSON geometry covers nothing.
+    An envelope and a further geometry give the envelope of all. One without width or height is a line or a point, since
+    a polygon that encloses nothing is none. What is no GeoJSON geometry covers nothing.
     """
     bounds = []
     for geometry in geometries:
@@ -295,6 +295,11 @@ def area_of(geometries: Iterable[str]) -> str | None:
         return bounds[0][0] if bounds else None
     west, south = (min(b[i] for _, b in bounds) for i in (0, 1))
     east, north = (max(b[i] for _, b in bounds) for i in (2, 3))
+    if west == east and south == north:
+        return msgspec.json.encode({"type": "Point", "coordinates": [west, south]}).decode()
+    if west == east or south == north:
+        line = [[west, south], [east, north]]
+        return msgspec.json.encode({"type": "LineString", "coordinates": line}).decode()
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return msgspec.json.encode({"type": "Polygon", "coordinates": [ring]}).decode()
 

@@ -3,7 +3,7 @@
 Under the exclusive catalogue lock, which the caller has taken: nothing is created meanwhile that refers to what goes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,15 +27,18 @@ from citylab.adapters.entity_writes import (
 )
 from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property, size
 from citylab.adapters.postgres import Connection
+from citylab.adapters.tasks import check_change
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft
 from citylab.entities import (
     DATASTREAM,
+    ENTITY_TYPES,
     FEATURE_OF_INTEREST,
     HISTORICAL_LOCATION,
     LOCATION,
     MULTI_DATASTREAM,
     OBSERVATION,
+    TASK,
     THING,
     EntityType,
     Kind,
@@ -46,14 +49,16 @@ from citylab.model import Micros
 from citylab.ports import Transaction
 from citylab.times import format_instant
 
-# OGC 18-088 §10.4, Table 26: what is deleted along with an entity.
+# OGC 18-088 §10.4, Table 26, and the like for Tasking: what is deleted along with an entity.
 _CASCADES: Mapping[str, Sequence[str]] = {
-    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations"),
+    "Thing": ("Datastreams", "MultiDatastreams", "HistoricalLocations", "TaskingCapabilities"),
     "Location": ("HistoricalLocations",),
     "Datastream": ("Observations",),
     "Sensor": ("Datastreams", "MultiDatastreams"),
     "ObservedProperty": ("Datastreams", "MultiDatastreams"),
     "FeatureOfInterest": ("Observations",),
+    "Actuator": ("TaskingCapabilities",),
+    "TaskingCapability": ("Tasks",),
 }
 
 
@@ -74,6 +79,8 @@ class Changes:
             return
         windows = await self._windows(own) if entity_type is DATASTREAM else None
         results = await size(self.transaction, own) if entity_type is MULTI_DATASTREAM else None
+        if entity_type is TASK:
+            await check_change(self.transaction, own, changes)
         await self._set(entity_type, own, changes)
         for name, targets in changes.links.items():
             relation = entity_type.relations[name]
@@ -121,7 +128,8 @@ class Changes:
             await forget_datastreams(self.connection, ids)
         else:
             for name in _CASCADES.get(entity_type.name, ()):
-                await self._delete_related(entity_type.relations[name], ids)
+                # Of the whole table: also where a service offers less, nothing is left behind.
+                await self._delete_related(ENTITY_TYPES[entity_type.name].relations[name], ids)
         await self.transaction.execute(
             f"DELETE FROM {entity_type.table} WHERE id = ANY(%s::int8[])", (list(ids),)
         )
@@ -171,7 +179,7 @@ class Changes:
 
     async def _relate(self, entity_type: EntityType, own: int, relation: Relation, ids: list[int]) -> None:
         """Link to entities that exist. The Locations of a Thing are replaced; every other relation gets more."""
-        if entity_type is THING and relation.link:
+        if entity_type == THING and relation.link:
             if ids:
                 await move_thing(self.transaction, own, ids, time=self.now)
             else:
@@ -214,10 +222,35 @@ class Changes:
                 changed[field] = np.array([other], np.int64)
                 if field == "datastream":
                     changed["multi"] = np.array([name == "MultiDatastream"])
-        rows = replace(await self._observation(own), **changed)
+        before = await self._observation(own)
+        rows = replace(before, **changed)
         if rows.multi is not None and rows.multi[0]:
             await check_results(self.transaction, rows.datastream.tolist(), rows.json or [None])
         await rewrite_observation(self.connection, self.cache, own, rows)
+        names = await self._differing(before, rows, changes.values)
+        differing = [OBSERVATION.properties[name].columns[0] for name in names]
+        await self.transaction.execute(
+            "INSERT INTO pending_announcements (entity_table, entity, columns) VALUES ('observations', %s, %s)",
+            (own, differing),
+        )
+
+    async def _differing(self, before: Observations, after: Observations, names: Iterable[str]) -> list[str]:
+        """Those of the properties whose values differ. JSON that means the same does not."""
+        differing, texts = [], []
+        for name in names:
+            pairs = [(_value(before, c), _value(after, c)) for c in _COLUMNS_OF[name]]
+            different = [pair for pair in pairs if pair[0] != pair[1]]
+            if any(not isinstance(value, str) for pair in different for value in pair):
+                differing.append(name)
+            elif different:
+                texts += [(name, *pair) for pair in different]
+        if texts:
+            rows = await self.transaction.fetch(
+                "SELECT n FROM unnest(%s::text[], %s::text[], %s::text[]) x (n, a, b) WHERE a::jsonb <> b::jsonb",
+                [list(column) for column in zip(*texts, strict=True)],
+            )
+            differing += [row[0] for row in rows]
+        return differing
 
     async def _observation(self, own: int) -> Observations:
         """An observation as it is, as a row to be written."""
@@ -267,6 +300,17 @@ class Changes:
             parameters=[more],
             multi=np.array([multi], np.bool_),
         )
+
+
+def _value(rows: Observations, name: str) -> Any:
+    """The value of a column of one row; a result is its JSON."""
+    if name == "number":
+        return None
+    column = getattr(rows, name)
+    value = None if column is None else column[0]
+    if name == "json" and value is None:
+        return repr(float(rows.number[0]))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 _COLUMNS_OF = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from citylab.adapters.multi_datastreams import check_results, check_sizes, rank, refuse_another_property
 from citylab.adapters.saving import CATALOGUE_LOCK
+from citylab.adapters.tasks import begin, send
 from citylab.columns import NO_TIME, Observations
 from citylab.drafts import Draft, Result, Target, Value
 from citylab.entities import (
@@ -22,6 +23,7 @@ from citylab.entities import (
     LOCATION,
     MULTI_DATASTREAM,
     OBSERVATION,
+    TASK,
     THING,
     EntityType,
     Kind,
@@ -162,7 +164,15 @@ class _Insert:
             self.multi.append("MultiDatastream" in draft.links)
             return _Row(len(self.observations) - 1)
         columns: dict[str, Any] = references | draft.extra
+        command = None
+        if draft.entity_type is TASK:
+            command, kept = await begin(
+                self.transaction, draft, columns["tasking_capability_id"], now=self.now
+            )
+            columns |= kept
         own = await self._row(draft, columns)
+        if command is not None:
+            await send(self.transaction, own, command)
         for name, targets in draft.links.items():
             relation = draft.entity_type.relations[name]
             if relation.link:
@@ -254,7 +264,7 @@ class _Insert:
             else:
                 ids.append(partner)
         await require(self.transaction, target(relation), ids)
-        if draft.entity_type is THING:
+        if draft.entity_type == THING:
             await move_thing(self.transaction, own, ids, time=self.now)
         elif target(relation) is THING:
             for thing in ids:

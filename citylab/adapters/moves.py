@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +24,6 @@ _MOST = 1_000  # positions, and places, that are read at a time
 _AXES = (1, 2)  # longitude, latitude: as in `Facts.axis`
 
 Coordinates = dict[int, tuple[float | None, int]]  # by axis: degrees, quality
-
-
-class _Range(NamedTuple):
-    """Times of a Thing within which its track has changed."""
-
-    thing: int
-    first: Micros
-    last: Micros
 
 
 @dataclass(slots=True)
@@ -176,22 +168,26 @@ async def _change(connection: Connection, changes: Mapping[int, Changes], moved:
     made = [(thing, time, *point) for thing, change in changes.items() for time, point in change.made]
     thing, time, longitude, latitude = zip(*made, strict=True)
     things = list(changes)
-    async with _no_change_of_catalogue(connection):
-        await connection.execute(
-            _MAKE,
-            (
-                PgArray(np.array(thing, np.int64)), times(np.array(time, np.int64)),
-                PgArray(np.array(longitude, np.float64)), PgArray(np.array(latitude, np.float64)),
-            ),
-        )  # fmt: skip
-        gone = [history for change in changes.values() for _, history in change.gone]
-        if gone:
-            await connection.execute("DELETE FROM historical_locations WHERE id = ANY(%s)", (gone,))
-    await connection.execute(_FOLLOW_NEWEST, {"things": things})
-    ranges = [_Range(thing, *change.span) for thing, change in changes.items()]
-    first, last = (np.array([getattr(r, name) for r in ranges], np.int64) for name in ("first", "last"))
+    gone = [history for change in changes.values() for _, history in change.gone]
+    async with connection.pipeline():  # nothing here waits for what a statement answers
+        async with _no_change_of_catalogue(connection):
+            await connection.execute(
+                _MAKE,
+                (
+                    PgArray(np.array(thing, np.int64)), times(np.array(time, np.int64)),
+                    PgArray(np.array(longitude, np.float64)), PgArray(np.array(latitude, np.float64)),
+                ),
+            )  # fmt: skip
+            if gone:
+                await connection.execute("DELETE FROM historical_locations WHERE id = ANY(%s)", (gone,))
+        await connection.execute(_FOLLOW_NEWEST, {"things": things})
+    first, last = np.array([change.span for change in changes.values()], np.int64).T
+    cursor = await connection.execute(_OVERTAKEN, (PgArray(np.array(things, np.int64)), times(first)))
+    late = np.isin(things, [thing for (thing,) in await cursor.fetchall()])
+    if not late.any():
+        return
     cursor = await connection.execute(
-        _GIVE_FEATURES, (PgArray(np.array(things, np.int64)), times(first), times(last))
+        _GIVE_FEATURES, (PgArray(np.array(things, np.int64)[late]), times(first[late]), times(last[late]))
     )
     for datastream, before, after, begin, end in await cursor.fetchall():
         moved.seen.add((datastream, after))
@@ -311,23 +307,31 @@ WITH now AS (
 INSERT INTO things_locations SELECT * FROM now ON CONFLICT DO NOTHING
 """
 
+_OVERTAKEN = """
+SELECT r.thing FROM unnest(%b::int8[], %b::timestamptz[]) AS r (thing, first) WHERE EXISTS (
+    SELECT FROM datastreams d JOIN latest l ON l.datastream_id = d.id
+    WHERE d.thing_id = r.thing AND d.stream_name IS NOT NULL AND l.high_water >= r.first)
+"""
+
+# OFFSET 0 keeps the order of the joins: estimates of arrays would have whole histories read.
 # What was edited through the API has a tombstone, and the feature that it was given.
 _GIVE_FEATURES = f"""
-WITH stays AS (
+WITH stays AS MATERIALIZED (
     SELECT h.thing_id, h.time AS since, n.until, f.id AS feature
     FROM unnest(%b::int8[], %b::timestamptz[], %b::timestamptz[]) AS r (thing, first, last)
-    JOIN historical_locations h ON h.thing_id = r.thing AND h.time >= r.first AND h.time <= r.last
+    CROSS JOIN LATERAL (SELECT * FROM historical_locations h WHERE h.thing_id = r.thing AND h.time >= r.first
+        AND h.time <= r.last OFFSET 0) h
     CROSS JOIN LATERAL (SELECT coalesce(min(n.time), 'infinity') AS until FROM historical_locations n
         WHERE n.thing_id = h.thing_id AND n.time > h.time) n
     CROSS JOIN LATERAL ({_location("h.id")}) l JOIN features_of_interest f ON f.location_id = l.id
 ), late AS MATERIALIZED (
     SELECT o.datastream_id, o.phenomenon_time, o.feature_of_interest_id AS before, s.feature
-    FROM stays s JOIN datastreams d ON d.thing_id = s.thing_id AND d.stream_name IS NOT NULL
-    JOIN latest l ON l.datastream_id = d.id AND l.high_water >= s.since
-    JOIN observations o ON o.datastream_id = d.id AND o.phenomenon_time >= s.since AND o.phenomenon_time < s.until
-        AND o.ordinal = 0 AND o.feature_of_interest_id IS DISTINCT FROM s.feature
-    WHERE NOT EXISTS (SELECT FROM tombstones t WHERE t.datastream_id = o.datastream_id
-        AND t.phenomenon_time = o.phenomenon_time)
+    FROM stays s CROSS JOIN LATERAL (SELECT d.id FROM datastreams d JOIN latest l ON l.datastream_id = d.id
+        WHERE d.thing_id = s.thing_id AND d.stream_name IS NOT NULL AND l.high_water >= s.since OFFSET 0) d
+    CROSS JOIN LATERAL (SELECT * FROM observations o WHERE o.datastream_id = d.id AND o.phenomenon_time >= s.since
+        AND o.phenomenon_time < s.until AND o.ordinal = 0 OFFSET 0) o
+    WHERE o.feature_of_interest_id IS DISTINCT FROM s.feature AND NOT EXISTS (SELECT FROM tombstones t
+        WHERE t.datastream_id = o.datastream_id AND t.phenomenon_time = o.phenomenon_time)
 ), changed AS (
     UPDATE observations o SET feature_of_interest_id = late.feature FROM late
     WHERE o.datastream_id = late.datastream_id AND o.phenomenon_time = late.phenomenon_time AND o.ordinal = 0
@@ -348,8 +352,8 @@ WHERE NOT EXISTS (
                 'infinity')
         FROM features_of_interest f JOIN historical_locations_locations hl ON hl.location_id = f.location_id
         JOIN historical_locations h ON h.id = hl.historical_location_id WHERE f.id = x.f
-    ) s JOIN observations o ON o.datastream_id = x.d AND o.feature_of_interest_id = x.f
-        AND o.phenomenon_time >= s.since AND o.phenomenon_time < s.until
+    ) s CROSS JOIN LATERAL (SELECT FROM observations o WHERE o.datastream_id = x.d AND o.phenomenon_time >= s.since
+        AND o.phenomenon_time < s.until AND o.feature_of_interest_id = x.f LIMIT 1) o
 )
 """
 

@@ -1,7 +1,7 @@
 """The one write path into observations: rows, latest, aggregates, ledger, rejections, update and position together.
 
-Locks are always taken in one order: the catalogue lock, positions, Things that move, observations by (datastream, time, ordinal),
-aggregates by key, latest, ledger.
+Locks are always taken in one order: the catalogue lock, positions, Things that move, observations by (datastream, time,
+ordinal), aggregates by key, latest, ledger.
 """
 
 from collections import Counter

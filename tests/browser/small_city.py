@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 
 from api.live import LiveRouter
 from api.live_feed import Feed
+from api.live_things import Box
 from api.page import page_router
 from citylab.columns import Observations, Update, encode_update
 from citylab.model import SECOND, Batch, Event, NewEvent, Position, Quality, Topic
@@ -208,7 +209,7 @@ class SmallCity:
     def __init__(self, things: list[Thing], static: Path | None = None) -> None:
         self.things = things
         self.log = MemoryLog()
-        self.live = LiveRouter(Feed(self.log), self._datastreams_of)
+        self.live = LiveRouter(Feed(self.log), self)
         self.health: dict[str, Any] = {
             "state": "ready",
             "checks": [{"name": "store", "ok": True, "detail": ""}],
@@ -282,11 +283,14 @@ class SmallCity:
             if rows:
                 await self._write(rows)
 
-    async def _datastreams_of(self, thing: int) -> list[int] | None:
+    async def datastreams_of(self, thing: int) -> list[int] | None:
         for one in self.things:
             if one.id == thing:
                 return [stream.id for stream in one.streams]
         return None
+
+    async def datastreams_in(self, box: Box) -> list[int]:
+        return []
 
     async def _ready(self) -> JSONResponse:
         return JSONResponse(self.health, 200 if self.health["state"] == "ready" else 503)

@@ -132,3 +132,35 @@ def test_it_says_what_is_wrong(service):
         service.things().query().filter("name eq").list()
     with pytest.raises(Exception, match="404"):
         service.things().find(10**9)
+
+
+def test_it_tasks(service):
+    """req/create-tasks/task-creation, req/task/properties, req/tasking-capability/relations."""
+    level = {
+        "name": "level",
+        "type": "Count",
+        "constraint": {"type": "AllowedValues", "interval": [[0, 100]]},
+    }
+    record = {"type": "DataRecord", "field": [level]}
+    lamp = sta.Thing(name="Lamp", description="of the street")
+    dimmer = sta.Actuator(
+        name="Dimmer", description="0-10 V", encoding_type="text/html", metadata="m",
+        properties={"volts": 10},  # without any the client cannot read it back
+    )  # fmt: skip
+    dim = sta.TaskingCapability(
+        name="Dim", description="its level", tasking_parameters=record, thing=lamp, actuator=dimmer
+    )
+    service.create(dim)
+    found = service.tasking_capabilities().query().filter("Thing/name eq 'Lamp'").list().get(0)
+    assert (found.id, found.tasking_parameters) == (dim.id, record)
+    task = sta.Task(tasking_parameters={"level": 40}, tasking_capability=dim)
+    service.create(task)
+    again = service.tasks().find(task.id)
+    assert again.tasking_parameters == {"level": 40}
+    assert again.creation_time is not None
+    assert [t.id for t in dim.get_tasks().query().list()] == [task.id]
+    with pytest.raises(Exception, match="400"):
+        service.create(sta.Task(tasking_parameters={"level": 140}, tasking_capability=dim))
+    service.delete(service.actuators().query().filter("name eq 'Dimmer'").list().get(0))
+    with pytest.raises(Exception, match="404"):
+        service.tasks().find(task.id)

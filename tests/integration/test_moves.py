@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from citylab.adapters.saving import CATALOGUE_LOCK
 from citylab.adapters.store import PostgresStore
 from citylab.columns import Observations
 from citylab.model import DAY, SECOND, Micros, Quality, Reason, Topic
@@ -392,15 +393,18 @@ def area(points: set[tuple[float, ...]]) -> dict[str, Any]:
     if len(points) == 1:
         return {"type": "Point", "coordinates": list(*points)}
     (west, east), (south, north) = ((min(c), max(c)) for c in zip(*points, strict=True))
+    if west == east or south == north:
+        return {"type": "LineString", "coordinates": [[west, south], [east, north]]}
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {"type": "Polygon", "coordinates": [ring]}
 
 
-async def test_two_buses_that_move_at_once_do_not_wait_for_each_other(store):
+async def test_who_moves_waits_for_no_writer_but_those_of_the_same_thing(store):
     buses = [await Bus.register(store, f"bus-{n}") for n in range(2)]
     await catalogue.load(store)
 
     async with store.transaction() as transaction:
+        await transaction.fetch("SELECT pg_advisory_xact_lock_shared(%s)", (CATALOGUE_LOCK,))
         await transaction.fetch("SELECT id FROM things WHERE id = %s FOR NO KEY UPDATE", (buses[0].thing,))
         async with asyncio.timeout(10):
             await buses[1].is_at(10, 2.2, 41.4)

@@ -1,6 +1,6 @@
 """The service's root (OGC 18-088 §9.2.1), and what every answer has."""
 
-from api.sensorthings.requirements import BASE, EXTENSIONS, HELD
+from api.sensorthings.requirements import BASE, EXTENSIONS, HELD, TASKING_BASE, TASKING_CLASSES
 
 SETS = {
     "Things",
@@ -12,6 +12,9 @@ SETS = {
     "Observations",
     "ObservedProperties",
     "FeaturesOfInterest",
+    "TaskingCapabilities",
+    "Tasks",
+    "Actuators",
 }
 
 
@@ -28,7 +31,10 @@ def test_the_root_lists_the_sets_and_each_is_reachable(api):
 def test_conformance_lists_what_holds(api):
     listed = api.get("/")["serverSettings"]["conformance"]
     assert BASE == "http://www.opengis.net/spec/iot_sensing/1.1/req/"
-    assert sorted(listed) == sorted({*(BASE + requirement for requirement in HELD), *EXTENSIONS})
+    assert TASKING_BASE == "http://www.opengis.net/spec/iot_tasking/1.0/req/"
+    tasking = (*TASKING_CLASSES, *(name for names in TASKING_CLASSES.values() for name in names))
+    held = {BASE + requirement for requirement in HELD} | {TASKING_BASE + name for name in tasking}
+    assert sorted(listed) == sorted(held | {*EXTENSIONS})
 
 
 def test_json_may_be_read_from_anywhere(api):

@@ -109,6 +109,22 @@ def test_the_observed_area_of_several_features_is_their_envelope(api, documents)
     assert area["coordinates"] == [[[1, 10], [2, 10], [2, 20], [1, 20], [1, 10]]]
 
 
+def test_the_observed_area_of_features_on_a_line_is_a_line(api, documents):
+    """req/datamodel/datastream/properties: a polygon that encloses nothing is no GeoJSON (RFC 7946 §3.1.6)."""
+    stream = api.create("/Datastreams", documents.whole_datastream("Narrow"))
+
+    def observe(*place):
+        feature = documents.feature("f", feature={"type": "Point", "coordinates": list(place)})
+        api.create(f"/Datastreams({stream})/Observations", {"result": 1, "FeatureOfInterest": feature})
+        return api.get(f"/Datastreams({stream})")["observedArea"]
+
+    assert observe(8, 51) == {"type": "Point", "coordinates": [8, 51]}
+    assert observe(8, 51, 100) == {"type": "Point", "coordinates": [8, 51]}
+    assert observe(8, 52) == {"type": "LineString", "coordinates": [[8, 51], [8, 52]]}
+    assert api.ids(f"/Datastreams?$filter=observedArea/type eq 'LineString' and id eq {stream}") == [stream]
+    assert observe(9, 51)["type"] == "Polygon"
+
+
 def test_what_a_filter_matches_is_deleted(api, documents):
     """req/filtered-delete: DELETE of a collection with a filter."""
     stream = api.create("/Datastreams", documents.whole_datastream("Filtered"))

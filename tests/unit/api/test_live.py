@@ -6,18 +6,21 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import api.live
 from api.cli import Server
 from api.live import LiveRouter
 from api.live_feed import Feed
+from api.live_things import Box
 from citylab.columns import Observations, Update, encode_update
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Event, NewEvent, Position, Topic
@@ -89,6 +92,19 @@ class Shelf:
             raise Unavailable("event log", "it is away", retry_after=0.01)
 
 
+class Shelved:
+    """The Things of a city: 5 and 6 with these Datastreams, and in every box those of Thing 5."""
+
+    def __init__(self, things: dict[int, list[int]]) -> None:
+        self._things = things
+
+    async def datastreams_of(self, thing: int) -> list[int] | None:
+        return self._things.get(thing)
+
+    async def datastreams_in(self, box: Box) -> list[int]:
+        return self._things[5]
+
+
 class Said(NamedTuple):
     """An event as a client reads it."""
 
@@ -107,14 +123,16 @@ class City:
         server: Server,
         things: dict[int, list[int]],
         serving: asyncio.Task[None],
+        transport: str,
     ) -> None:
         self.log = log
         self.live = live
         self.things = things
         self.serving = serving
-        self.http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        )
+        self.transport = transport
+        host, port = server.servers[0].sockets[0].getsockname()
+        self.http = httpx.AsyncClient(base_url=f"http://{host}:{port}")
+        self.websocket = f"ws://{host}:{port}/live"
         self._update = 100
 
     async def write(self, *rows: tuple[int, int, float], update: int | None = None) -> int:
@@ -138,6 +156,14 @@ class City:
     @asynccontextmanager
     async def client(self, query: str = "", *, since: int | str | None = None) -> AsyncIterator["Client"]:
         headers = {} if since is None else {"Last-Event-ID": str(since)}
+        if self.transport == "websocket":
+            async with connect(
+                f"{self.websocket}{query}", additional_headers=headers, proxy=None
+            ) as connection:
+                over_socket = SocketClient(connection)
+                assert (await over_socket.message())["event"] == "connected"
+                yield over_socket
+            return
         async with self.http.stream("GET", f"/live{query}", headers=headers, timeout=10) as answer:
             assert answer.status_code == 200, await answer.aread()
             assert answer.headers["content-type"].startswith("text/event-stream")
@@ -145,6 +171,15 @@ class City:
             async with aclosing(client.blocks):
                 await client.block()  # the greeting: it is connected
                 yield client
+
+    async def refusal(self, query: str) -> tuple[int, dict[str, Any]]:
+        """The status and the body of an answer to who is not served."""
+        if self.transport != "websocket":
+            answer = await self.http.get(f"/live{query}")
+            return answer.status_code, answer.json()
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{self.websocket}{query}", proxy=None)
+        return refused.value.response.status_code, json.loads(refused.value.response.body)
 
 
 class Client:
@@ -181,22 +216,34 @@ class Client:
         return got
 
 
+class SocketClient(Client):
+    """One connection over a WebSocket."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    async def message(self) -> dict[str, object]:
+        async with asyncio.timeout(10):
+            return json.loads(await self._socket.recv(decode=True))
+
+    async def event(self) -> Said:
+        said = await self.message()
+        return Said(str(said["event"]), said.get("id"), said["data"])
+
+
 @asynccontextmanager
-async def running(**feed_options: float) -> AsyncIterator[City]:
+async def running(transport: str = "server-sent events", **feed_options: float) -> AsyncIterator[City]:
     log = Shelf()
     things: dict[int, list[int]] = {5: [12, 13], 6: []}
-
-    async def datastreams_of(thing: int) -> list[int] | None:
-        return things.get(thing)
-
-    live = LiveRouter(Feed(log, **feed_options), datastreams_of)
+    live = LiveRouter(Feed(log, **feed_options), Shelved(things))
     app = FastAPI()
     app.include_router(live)
-    server = Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"), live)
+    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", ws="websockets-sansio")
+    server = Server(config, live)
     serving = asyncio.create_task(server.run_until_cancelled())
     while not server.started:
         await asyncio.sleep(0.005)
-    city = City(log, live, server, things, serving)
+    city = City(log, live, server, things, serving, transport)
     try:
         yield city
     finally:
@@ -207,9 +254,9 @@ async def running(**feed_options: float) -> AsyncIterator[City]:
                 await serving
 
 
-@pytest.fixture
-async def city() -> AsyncIterator[City]:
-    async with running() as one:
+@pytest.fixture(params=["server-sent events", "websocket"])
+async def city(request) -> AsyncIterator[City]:
+    async with running(request.param) as one:
         yield one
 
 
@@ -242,6 +289,23 @@ async def test_a_thing_stands_for_its_datastreams(city):
     async with city.client("?thing=5") as client:
         await city.write((11, 0, 1.0), (13, 0, 2.0), (12, 0, 3.0))
         assert await client.results(2) == [(13, 2), (12, 3)]
+
+
+async def test_every_parameter_adds_datastreams(city):
+    city.things[6] = [40, 41]
+    async with city.client("?thing=6&datastream=1,2&datastream=3&thing=5") as client:
+        await city.write(*((stream, 0, float(stream)) for stream in (1, 2, 3, 4, 12, 13, 39, 40, 41)))
+        assert await client.results(7) == [(n, n) for n in (1, 2, 3, 12, 13, 40, 41)]
+
+
+async def test_a_box_stands_for_the_things_in_it_and_for_those_that_come_into_it(city, monkeypatch):
+    monkeypatch.setattr(api.live, "_LOOK_AGAIN_SECONDS", 0.0)
+    async with city.client("?bbox=2.1,41.3,2.2,41.4") as client:
+        await city.write((11, 0, 1.0), (12, 0, 2.0))
+        assert await client.results(1) == [(12, 2)]
+        city.things[5] = [11]
+        await city.write((11, 1, 3.0), (12, 1, 4.0))
+        assert await client.results(1) == [(11, 3)]
 
 
 async def test_a_thing_without_datastreams_is_watched_all_the_same(city, monkeypatch):
@@ -371,12 +435,12 @@ async def test_another_log_is_a_reset(city):
         assert await client.results(1) == [(12, 2)]
 
 
-async def test_a_quiet_connection_gets_heartbeats(city, monkeypatch):
+@pytest.mark.parametrize("query", ["", "?datastream=1"])
+async def test_a_quiet_connection_gets_heartbeats(monkeypatch, query):
     monkeypatch.setattr(api.live, "_HEARTBEAT_SECONDS", 0.02)
-    for query in ("", "?datastream=1"):
-        async with city.client(query) as client:
-            assert await client.block() == ": still here"
-            assert await client.block() == ": still here"
+    async with running() as city, city.client(query) as client:
+        assert await client.block() == ": still here"
+        assert await client.block() == ": still here"
 
 
 @pytest.mark.parametrize(
@@ -387,20 +451,26 @@ async def test_a_quiet_connection_gets_heartbeats(city, monkeypatch):
         ("?datastream=-1", "is no id"),
         ("?datastream=9223372036854775808", "is no id"),
         ("?thing=x", "thing='x' is no id"),
+        ("?thing=5,x", "thing='x' is no id"),
+        ("?bbox=1,2,3", "is not west,south,east,north"),
+        ("?bbox=1,2,3,x", "is not west,south,east,north"),
+        ("?bbox=1,2,3,nan", "south and north"),
+        ("?bbox=1,50,3,40", "south first"),
+        ("?bbox=-181,2,3,4", "west and east are -180 to 180"),
+        ("?bbox=1,2,3,4&bbox=1,2,3,4", "one bbox at most"),
         ("?streams=1", "no parameter 'streams'"),
         ("?datastream=" + ",".join(["1"] * 1_001), "at most 1000"),
     ],
 )
 async def test_a_wrong_parameter_is_a_sentence(city, query, words):
-    answer = await city.http.get(f"/live{query}")
-    assert answer.status_code == 400
-    assert answer.json()["code"] == 400
-    assert words in answer.json()["message"]
+    status, answer = await city.refusal(query)
+    assert (status, answer["code"]) == (400, 400)
+    assert words in answer["message"]
 
 
 async def test_an_unknown_thing_is_not_found(city):
-    answer = await city.http.get("/live?thing=77")
-    assert (answer.status_code, answer.json()["code"]) == (404, 404)
+    status, answer = await city.refusal("?thing=5,77")
+    assert (status, answer["code"]) == (404, 404)
 
 
 async def test_streams_end_when_the_server_is_to_stop():
@@ -412,6 +482,23 @@ async def test_streams_end_when_the_server_is_to_stop():
                 while True:
                     await client.block()
         assert time.monotonic() - started < 2
+
+
+async def test_a_websocket_ends_when_the_server_is_to_stop():
+    async with running("websocket") as city, city.client() as one:
+        city.serving.cancel()
+        with pytest.raises(ConnectionClosed) as closed:
+            await one.message()
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1012  # service restart: come again
+
+
+async def test_what_a_client_says_over_a_websocket_means_nothing():
+    async with running("websocket") as city, city.client("?datastream=1") as one:
+        await one._socket.send("hello")
+        await one._socket.send(b"\x00")
+        await city.write((1, 0, 1.0))
+        assert await one.results(1) == [(1, 1)]
 
 
 async def test_clients_that_leave_are_forgotten(city):

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.live_events import ROWS_AN_EVENT, event, instants, newest, observations, results
+from api.live_events import ROWS_AN_EVENT, as_json, event, instants, message, newest, observations, results
 from citylab.columns import Observations, Update, decode_update, encode_update
 from citylab.times import format_instant
 
@@ -93,3 +94,18 @@ def test_a_multi_datastream_is_named_as_one():
         {"MultiDatastream"},
     ]
     assert data_of(text)[1]["result"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (b'event: observations\nid: 7\ndata: [{"result":"a: b"}]\n\n', {"event": "observations", "id": "7", "data": [{"result": "a: b"}]}),
+        (message("well", "it is back"), {"event": "well", "data": {"message": "it is back"}}),
+        (b"retry: 2000\nid: 6\n\n", {"event": "connected", "id": "6"}),
+        (b"retry: 2000\n\n", {"event": "connected"}),
+        (b": still here\n\n", None),
+    ],
+)  # fmt: skip
+def test_an_event_is_the_same_over_a_websocket(block, said):
+    text = as_json(block)
+    assert (None if text is None else json.loads(text)) == said

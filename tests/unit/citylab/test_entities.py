@@ -1,7 +1,7 @@
 import re
-from importlib import resources
 
-from citylab.entities import ENTITY_TYPES, SETS, Kind, target
+from citylab.adapters.migrations import migrations
+from citylab.entities import ENTITY_TYPES, SETS, TASKING, THING, Kind, target, without
 
 
 def test_every_relation_has_its_other_side():
@@ -19,7 +19,7 @@ def test_every_relation_has_its_other_side():
 
 
 def test_the_table_names_columns_that_the_schema_has():
-    text = (resources.files("citylab.adapters.migrations") / "0001_store.sql").read_text()
+    text = "".join(migration.text for migration in migrations())
     tables = dict(re.findall(r"CREATE TABLE (\w+) \((.*?)\n\)", text, re.DOTALL))
     for entity_type in ENTITY_TYPES.values():
         for known in entity_type.properties.values():
@@ -41,5 +41,16 @@ def test_kinds_have_the_columns_they_need():
             assert len(known.columns) == (2 if known.kind in two else 1), known
 
 
-def test_the_standard_has_nine_sets():
-    assert len(SETS) == 9
+def test_the_standard_has_nine_sets_and_tasking_three():
+    assert len(SETS) == 9 + 3
+
+
+def test_a_table_can_leave_tasking_out_and_nothing_else():
+    sensing = without(*TASKING)
+
+    assert [t.name for t in ENTITY_TYPES.values() if t.name not in sensing] == [t.name for t in TASKING]
+    thing = sensing["Thing"]
+    assert [*thing.relations, "TaskingCapabilities"] == [*THING.relations]
+    assert all(target(r, sensing) in sensing.values() for t in sensing.values() for r in t.relations.values())
+    assert thing == THING
+    assert all(t is ENTITY_TYPES[name] for name, t in sensing.items() if name != "Thing")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from citylab.errors import ConfigurationError
-from citylab.settings import CITY_FILE, FOREIGN, PREFIX, Settings, is_secret, redacted
+from citylab.settings import CITY_FILE, FOREIGN, PREFIX, Settings, endpoints, is_secret, redacted
 
 SECRETS = {
     "CITYLAB_GRAFANA_TOKEN": "glsa_s3cret",
@@ -197,3 +197,17 @@ def test_a_child_process_resolves_to_the_same_settings(folder):
     settings = Settings.load(SECRETS | {"CITYLAB_OPEN": "1", "CITYLAB_STATEMENT_SECONDS": "2.5"}, data=folder)
 
     assert Settings.load(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("broker", "given", "told"),
+    [
+        ("embedded:", "", []),
+        ("mqtt://10.0.0.5:1883", "", ["mqtt://10.0.0.5:1883"]),
+        ("mqtts://bridge:s3cret@broker:8883?ca=/ca.pem", "", ["mqtts://broker:8883"]),
+        ("mqtt://bridge:s3cret@broker", "mqtts://a.example:8883, wss://b.example/mqtt", ["mqtts://a.example:8883", "wss://b.example/mqtt"]),
+    ],
+)  # fmt: skip
+def test_clients_are_told_where_the_broker_is_and_no_secret(broker, given, told):
+    settings = Settings.load({"CITYLAB_BROKER_URL": broker, "CITYLAB_MQTT_ENDPOINTS": given})
+    assert endpoints(settings) == told

@@ -52,6 +52,13 @@ def test_a_descriptor_is_a_thing_or_several(tmp_path):
         assert load_things(file) == [THING]
 
 
+def test_a_thing_that_can_only_be_told_something_needs_no_datastreams(tmp_path):
+    file = tmp_path / "lamp.json"
+    switch = {"name": "switch", "Locations": [{}], "TaskingCapabilities": [{"name": "Turn"}]}
+    file.write_bytes(msgspec.json.encode(switch))
+    assert load_things(file) == [switch]
+
+
 @pytest.mark.parametrize(
     ("document", "why"),
     [

@@ -1,7 +1,7 @@
 """The bridge's promise: nothing is acknowledged, to the broker or to a gateway, that the log has not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from citylab.errors import Unavailable
-from citylab.model import Message, NewEvent, Topic
-from ingest.bridge import PLATFORM, ROOT, Bridge, Limits
+from citylab.model import Batch, Message, NewEvent, Position, Topic
+from ingest.bridge import PLATFORM, ROOT, Bridge, Limits, unnumbered_subscriptions
 
 T0 = 1_767_225_600_000_000
 PACK = b'[{"epoch":7,"seq":%d,"n":"a","v":1}]'
@@ -106,13 +106,21 @@ class Log:
 
     async def append(self, topic: Topic, events: Sequence[NewEvent]) -> None:
         await self.open.wait()
-        if self.failures:
+        if self.failures and topic != Topic.OUTBOUND:
             self.failures -= 1
             raise Unavailable("event log", "it is full")
         assert all(len(event.value) <= 4 << 20 for event in events)
         self.events[topic] += events
-        if topic != Topic.STATUS:
+        if topic not in {Topic.STATUS, Topic.OUTBOUND}:
             self.story.append(f"append {topic}")
+
+    async def tail(self, topic: Topic) -> dict[int, Position]:
+        return {0: Position(len(self.events[topic]), b"")}
+
+    async def read(self, *_: object, **options: int) -> AsyncGenerator[Batch]:
+        del options
+        await asyncio.Event().wait()  # nothing is to be published here
+        yield Batch(Topic.OUTBOUND, 0, Position(0, b""), [], Position(0, b""))
 
     def of(self, topic: Topic) -> list[NewEvent]:
         """Without what the bridge says of itself."""
@@ -328,6 +336,17 @@ async def test_each_kind_of_message_has_its_topic_in_the_log(house):
         assert event.headers == {"gateway": "gw", "received-at": str(T0), "topic": f"{ROOT}gw/{kind}"}
 
 
+async def test_results_of_tasks_go_where_statuses_go_each_of_them(house):
+    topic = f"{ROOT}gw/results"
+    for _ in range(2):
+        house.unnumbered.deliver(topic, b'{"task":7,"state":"running"}')
+    await house.settled()
+
+    events = house.log.of(Topic.STATUS)
+    assert [event.headers["topic"] for event in events] == [topic, topic]
+    assert {event.key for event in events} == {"gw"}
+
+
 async def test_what_is_retained_is_appended_again_only_when_it_is_another(house):
     topic = f"{ROOT}gw/descriptor"
     for documents in ([b"A"], [b"A"], [b""], [b"A", b"B"], [b"B", b"C", b"B"], [b"C", b"B"]):
@@ -374,5 +393,41 @@ async def test_the_bridge_says_of_itself_how_it_is(house):
         "packs": 0,
         "packs_per_second": 0.0,
         "refused": 0,
+        "published": 0,
         "connected": True,
     }
+
+
+async def test_a_create_goes_into_the_log_under_the_name_of_its_set(house):
+    house.unnumbered.deliver("v1.1/Datastreams(3)/Observations", b'{"result":1}')
+    await house.settled()
+    (event,) = house.log.of(Topic.CREATES)
+    assert (event.key, event.value) == ("v1.1/Observations", b'{"result":1}')
+    assert event.headers["topic"] == "v1.1/Datastreams(3)/Observations"
+    assert len(house.unnumbered.acked) == 2
+
+
+async def test_our_own_announcements_and_what_the_broker_retained_create_nothing(house):
+    announcement = b'{"@iot.selfLink":"http://city/v1.1/Observations(7)","@iot.id":7,"result":1}'
+    house.unnumbered.deliver("v1.1/Observations", announcement)
+    house.unnumbered.deliver("v1.1/Observations", b'{"result":1}', retain=True)
+    await house.settled()
+    assert house.log.of(Topic.CREATES) == []
+    assert len(house.unnumbered.acked) == 3
+
+
+def test_bridges_share_what_has_no_numbers_but_on_the_embedded_broker_where_one_takes_it():
+    *shared, results = unnumbered_subscriptions("two", embedded=False)
+    assert [topic.partition("/")[0] for topic, _ in shared] == ["$share"] * 5
+    assert results == (f"{ROOT}+/results", 1), (
+        "every bridge takes them: a dead one keeps none from the others"
+    )
+    assert unnumbered_subscriptions("1", embedded=True) == [
+        (f"{ROOT}+/packs", 1),
+        ("v1.1/Observations", 1),
+        ("v1.1/+/Observations", 1),
+        ("v1.1/Tasks", 1),
+        ("v1.1/+/Tasks", 1),
+        (f"{ROOT}+/results", 1),
+    ]
+    assert unnumbered_subscriptions("two", embedded=True) == []

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from citylab.errors import Rejected
 from processing.descriptors import (
+    capabilities_of,
     check_listed_once,
     differences,
     identity,
@@ -172,6 +173,36 @@ def test_texts_of_any_alphabet_stay_as_they_are():
 
     assert read_thing(what).values["name"] == "Gràcia · 東京 \U0001f6b2"
     assert msgspec.json.decode(text_of(what)) == what
+
+
+def capability(name: str, **more):
+    record = {"type": "DataRecord", "field": []}
+    actuator = {"name": "a", "description": "d", "encodingType": "text/html", "metadata": "m"}
+    return {"name": name, "description": "d", "taskingParameters": record, "Actuator": actuator} | more
+
+
+def test_capabilities_are_known_by_key_or_name_and_each_is_listed_once():
+    what = thing(TaskingCapabilities=[capability("Dim", properties={"key": "dim"}), capability("Turn")])
+    read_thing(what)
+    assert list(capabilities_of(what)) == ["dim", "Turn"]
+    assert capabilities_of(thing()) == {}
+    twice = thing(TaskingCapabilities=[capability("Dim"), capability("x", properties={"key": "Dim"})])
+    assert "have one name" in detail_of(capabilities_of, twice)
+    linked = thing(TaskingCapabilities=[{"@iot.id": 1}])
+    assert "links to none" in detail_of(capabilities_of, linked)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"Tasks": []}, "does not come with its Tasks"),
+        ({"Thing": {"@iot.id": 1}}, "Thing"),
+        ({"Actuator": None}, "Actuator"),
+        ({"taskingParameters": {"type": "DataRecord"}}, "taskingParameters: field is an array"),
+    ],
+)
+def test_a_capability_holds_its_actuator_and_nothing_of_others(wrong, told):
+    assert told in detail_of(read_thing, thing(TaskingCapabilities=[capability("Dim", **wrong)]))
 
 
 def test_what_the_store_cannot_keep_is_refused():

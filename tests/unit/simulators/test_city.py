@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 
+from citylab.commands import Command
 from citylab.model import GATEWAY_NAME, HOUR, MINUTE, SECOND, Quality, Reading
+from citylab.tasking_parameters import check_values
 from citylab.times import parse_duration, parse_instant
 from citylab.tracks import metres
-from simulators.city import GATEWAYS, CityDriver, drivers
+from simulators.city import GATEWAYS, TASKED, CityDriver, drivers
 from simulators.city_bus import STOPS
 from simulators.city_signals import Moment, sun, traffic
 
@@ -209,3 +211,28 @@ def test_the_bus_says_where_it_is_in_pairs_and_drives_as_a_bus_does() -> None:
     assert max(steps) < 5 * 6.1  # m in five seconds
     assert steps.count(0) > 50  # it halts at its stops
     assert {min(STOPS, key=lambda stop: metres(stop, point)) for point in track} == set(STOPS)
+
+
+async def test_one_noise_meter_can_be_told_how_often_to_measure() -> None:
+    driver = city(Clock())["city-eixample"]
+    (meter,) = [thing for thing in driver.things if "TaskingCapabilities" in thing]
+    (capability,) = meter["TaskingCapabilities"]
+    assert meter["properties"]["key"] == f"city-{TASKED}"
+
+    def seconds() -> list[int]:
+        said = [reading for reading in driver.between(NOON, NOON + MINUTE) if reading.name.endswith("/laeq")]
+        return [(reading.time - NOON) // SECOND for reading in said]
+
+    async def told(parameters: dict[str, object]) -> list[str]:
+        command = Command(1, {}, parameters, "")
+        return [result.state async for result in driver.perform(command)]
+
+    assert len(seconds()) == 60
+    check_values(json.dumps(capability["taskingParameters"]), '{"seconds": 20}')
+    assert await told({"seconds": 20}) == ["completed"]
+    assert seconds() == [20, 40, 60]
+    for wrong in ({}, {"seconds": 0}, {"seconds": "x"}, {"seconds": 61}):
+        assert await told(wrong) == ["rejected"]
+    assert seconds() == [20, 40, 60]
+    other = city(Clock())["city-gracia"]
+    assert [r.state async for r in other.perform(Command(1, {}, {"seconds": 5}, ""))] == ["rejected"]
