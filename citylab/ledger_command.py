@@ -12,7 +12,7 @@ from rich.table import Table
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
-from citylab.ledger import WHY, LedgerEntry, StreamAccount, entries, parse_width, stream_account
+from citylab.ledger import WHY, Delay, LedgerEntry, StreamAccount, entries, parse_width, stream_account
 from citylab.model import DAY, Micros
 from citylab.ports import Store
 from citylab.settings import Settings
@@ -48,10 +48,12 @@ def print_table(
         right = i >= len(head) - numbers
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(
-            *("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-        )
+        table.add_row(*map(_cell, row))
     Console(highlight=False, width=_WIDEST).print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def print_json(document: object) -> None:
@@ -138,28 +140,43 @@ async def _gateways(store: Store, gateway: str | None, *, as_json: bool) -> None
     if not found:
         typer.echo("No gateway has sent a pack yet.")
         return
-    print_table(
-        "ledger",
-        (
-            "gateway", "epoch", "state", "last received", "packs", "again", "missing", "pending", "gone", "unsettled",
-            "records", "stored", "duplicates", "rejected", "p50 ms", "p99 ms",
-        ),
-        [
+    if gateway is None:
+        print_table(
+            "ledger",
             (
-                e.gateway, str(e.epoch or "none"), e.state, (e.last_received or "")[:19], e.packs, e.duplicate_packs, e.missing,
-                e.pending, e.gone, e.unsettled, e.records, e.stored, e.duplicates, e.rejected,
-                _rounded(e.delay_since_receipt.p50_ms), _rounded(e.delay_since_receipt.p99_ms),
-            )
-            for e in found
-        ],
-        numbers=12,
-    )  # fmt: skip
+                "gateway", "epoch", "last received", "packs", "missing", "pending", "gone", "unsettled", "stored",
+                "duplicates", "rejected", "p99 ms",
+            ),
+            [
+                (
+                    e.gateway, str(e.epoch or ""), (e.last_received or "")[:19], e.packs, e.missing, e.pending, e.gone,
+                    e.unsettled, e.stored, e.duplicates, e.rejected, _rounded(e.delay_since_receipt.p99_ms),
+                )
+                for e in found
+            ],
+            numbers=9,
+        )  # fmt: skip
+    for entry in found if gateway is not None else ():
+        for name, value in _in_full(entry):
+            typer.echo(f"{name:32}{_cell(value)}")
+        typer.echo("")
     for line in (line for entry in found for line in _explained(entry)):
         typer.echo(line)
 
 
 def _rounded(ms: float | None) -> int | None:
     return None if ms is None else round(ms)
+
+
+def _in_full(entry: LedgerEntry) -> Iterator[tuple[str, int | str | None]]:
+    """What an entry says in a line each, by its names in JSON; holes and reasons follow as sentences."""
+    for name in LedgerEntry.__struct_fields__:
+        value = getattr(entry, name)
+        if isinstance(value, Delay):
+            yield f"{name} p50 ms", _rounded(value.p50_ms)
+            yield f"{name} p99 ms", _rounded(value.p99_ms)
+        elif not isinstance(value, (list, dict)) and name != "holes_left_out":
+            yield name, str(value) if name == "epoch" else value
 
 
 def _explained(entry: LedgerEntry) -> Iterator[str]:

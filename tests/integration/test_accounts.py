@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from citylab.adapters import entity_writes
 from citylab.columns import Observations
 from citylab.delays import quantile
 from citylab.errors import Rejected
@@ -14,6 +15,7 @@ from citylab.ports import START
 from citylab.rejections import Selection, replay_selection
 from citylab.times import now
 from citylab.writes import NewRejection, Receipt, Span, Write, no_rows
+from processing.announcer import Announcer
 from processing.service import Processing
 
 T0 = 1_748_736_000 * SECOND  # 2025-06-01T00:00:00Z
@@ -161,7 +163,9 @@ async def test_what_the_store_refuses_stays_and_holds_up_no_other(store, monkeyp
         return await real(write)
 
     monkeypatch.setattr(store, "save", refusing)
-    taking = asyncio.create_task(Processing(store, Log()).run())
+    log = Log()
+    announcer = Announcer(store, log, base="http://localhost/v1.1/", per_second=0)
+    taking = asyncio.create_task(Processing(store, log, entity_writes, announcer).run())
     try:
         found = await replay_selection(store, Selection(gateway="gw"), patience=20)
     finally:
