@@ -9,11 +9,14 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
+from api.aggregates import aggregates_router
 from api.app import create_app
 from api.health import health_router
+from api.ledger import ledger_router
 from api.live import LiveRouter, live_router
 from api.live_things import StoredThings
 from api.page import page_router
+from api.rejections import rejections_router
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.settings import Settings, endpoints, redacted
@@ -79,6 +82,9 @@ async def serve(settings: Settings) -> None:
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,
+                ledger_router(store),
+                rejections_router(store),
+                aggregates_router(store),
                 page_router(),
             ),
         )
