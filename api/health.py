@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from citylab.errors import Unavailable
 from citylab.ports import Store
+from citylab.services import PROCESSING_SILENT, together
 
-PROCESSING_SILENT = 5.0  # s after which processing counts as down; it reports every second
 BRIDGE_SILENT = 15.0  # a bridge reports every five
 LAG_UNWELL = 30.0  # s that a pack waits
 
@@ -68,13 +68,15 @@ async def health(store: Store, *, is_open: bool) -> Health:
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
         )
     checks = [Check("store", ok=True, detail="answers")]
-    figures: dict[str, Any] = {}
+    processing = {name: (state, age) for name, state, age in services if name.startswith("processing")}
+    figures = together({name: state for name, (state, _) in processing.items()})
+    if figures:
+        checks += _processing(figures, {name: age for name, (_, age) in processing.items()})
     bridges = 0
     for name, state, age in services:
-        if name == "processing":
-            figures = state
-            checks += _processing(state, age)
-        elif age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
+        if name in processing:
+            continue
+        if age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
             bridges += 1
             well = age < BRIDGE_SILENT and bool(state.get("connected"))
             silent = f"silent for {age:.0f} s" if age >= BRIDGE_SILENT else "not connected to the broker"
@@ -110,15 +112,21 @@ async def health(store: Store, *, is_open: bool) -> Health:
     )
 
 
-def _processing(state: dict[str, Any], age: float) -> list[Check]:
-    if age >= PROCESSING_SILENT:
-        return [
-            Check("processing", ok=False, detail=f"silent for {age:.0f} s: is `citylab processing` running?")
-        ]
-    problems = state.get("problems") or {}
-    lag = float(state.get("lag_seconds", 0.0))
-    checks = [Check(f"processing: {name}", ok=False, detail=why) for name, why in problems.items()]
-    late = f"{state.get('waiting_events', 0)} packs wait, the last stored one came {lag:.0f} s ago"
+def _processing(figures: dict[str, Any], ages: dict[str, float]) -> list[Check]:
+    checks = [
+        Check(name, ok=False, detail=f"silent for {age:.0f} s: is `citylab processing` running?")
+        for name, age in ages.items()
+        if age >= PROCESSING_SILENT
+    ]
+    if len(checks) == len(ages):
+        return checks
+    checks += [
+        Check(f"processing: {name}", ok=False, detail=why) for name, why in figures["problems"].items()
+    ]
+    if len(ages) > 1:
+        checks.append(Check("workers", ok=True, detail=f"{len(ages)} share the packs"))
+    lag = float(figures["lag_seconds"])
+    late = f"{figures['waiting_events']} packs wait, the last stored one came {lag:.0f} s ago"
     checks.append(Check("lag", lag < LAG_UNWELL, late if lag >= 1 else "nothing waits"))
     return checks
 

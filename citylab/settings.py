@@ -97,6 +97,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _about("Partitions of the packs when the event log is made; more let more processors share the work."),
         msgspec.Meta(ge=1, le=1_000),
     ] = 4  # fmt: skip
+    workers: Annotated[
+        int, _about("Processes that `citylab processing` starts, which share the partitions of the packs."),
+        msgspec.Meta(ge=1, le=64),
+    ] = 1  # fmt: skip
     pack_bytes: Annotated[int, _about("Largest pack, in bytes."), msgspec.Meta(ge=1_024, le=8 << 20)] = (
         256 * 1024
     )
