@@ -26,6 +26,7 @@ from processing.descriptors import (
     text_of,
     things_of,
 )
+from processing.resend import Ends, keep_outbox
 from processing.tasks import keep_result, send_again
 
 _THING = ("name", "description", "properties")
@@ -80,9 +81,10 @@ async def register(store: Store, batch: Batch) -> None:
         await transaction.save(_accounting(batch, receipts, rejections))
 
 
-async def status(store: Store, batch: Batch) -> None:
+async def status(store: Store, batch: Batch, ends: Ends) -> None:
     """Keep what gateways and bridges last said of themselves, and what gateways say of their Tasks.
 
+    ends: of the log, read after the batch.
     Raises `PositionMoved`, `Unavailable`.
     """
     async with store.transaction() as transaction:
@@ -117,6 +119,7 @@ async def status(store: Store, batch: Batch) -> None:
                     " status_at = excluded.status_at",
                     (event.headers["gateway"], text, at),
                 )
+                await keep_outbox(transaction, event.headers["gateway"], state, ends, event.time)
                 if state.get("state") == "online":
                     await send_again(transaction, event.headers["gateway"])
         await transaction.save(_accounting(batch, receipts, rejections))

@@ -23,6 +23,7 @@ from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import open_rejections, refused
+from processing.resend import LOOK_EVERY, ask_again, ends_of
 from processing.tasks import send_due
 from processing.workers import Share, Workers
 
@@ -103,6 +104,7 @@ class Processing:
             # Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other.
             **{topic: partial(self._slow_topic, topic) for topic in _SLOW_TOPICS},
             "commands": self._send_commands,
+            "missing packs": self._ask_again,
             "hours and days": self._fold,
             "announcements": self._announce,
         }
@@ -325,7 +327,7 @@ class Processing:
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
-                    await status(self.store, batch)
+                    await status(self.store, batch, await ends_of(self.log))
                 elif topic == Topic.CREATES:
                     await create(self.store, self.writes, batch, self.types)
                 else:
@@ -389,6 +391,14 @@ class Processing:
         async for _ in self.store.notifications("citylab_commands"):
             await send_due(self.store, self.log, now=self.clock(), lifetime=self.command_lifetime)
             self._well("commands")
+
+    async def _ask_again(self) -> None:
+        """Ask gateways for what the ledger misses."""
+        while True:
+            if asked := await ask_again(self.store, self.log, now=self.clock()):
+                log.info("asked for missing packs", gateways=asked)
+            self._well("missing packs")
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _announce(self) -> None:
         await self.announcer.run(partial(self._well, "announcements"))

@@ -13,7 +13,7 @@ CREATE TABLE outboxes (
     pending int8multirange NOT NULL,      -- numbers that the gateway still sends by itself
     gone int8multirange NOT NULL,         -- numbers that it has given up
     said_at timestamptz NOT NULL,
-    ends jsonb NOT NULL,                  -- of the packs' partitions in the log when that was read: {"0": 17}
+    ends jsonb NOT NULL,                  -- of the log when that was read: {"citylab.packs": {"0": 17}}
     looked boolean NOT NULL DEFAULT false,  -- whether the ledger was compared with it
     asked int NOT NULL DEFAULT 0,         -- times in a row
     ask_at timestamptz NOT NULL DEFAULT '-infinity',  -- not before
