@@ -1,5 +1,8 @@
 """`/health` and `/metrics`: whether the road flows, from what every service last said of itself in the store."""
 
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,7 +48,8 @@ class Check(NamedTuple):
 class Health(NamedTuple):
     """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things.
 
-    announcements: messages since processing started; not_announced: observations left out of them.
+    announcements: messages since processing started; not_announced: observations left out of them; over_quota: packs
+    beyond their gateway's quota since the bridges started, by gateway.
     """
 
     checks: list[Check]
@@ -57,6 +61,7 @@ class Health(NamedTuple):
     offline_things: tuple[int, ...] = ()
     announcements: int = 0
     not_announced: int = 0
+    over_quota: Mapping[str, int] = MappingProxyType({})
 
 
 async def health(store: Store, *, is_open: bool) -> Health:
@@ -72,12 +77,13 @@ async def health(store: Store, *, is_open: bool) -> Health:
     figures = together({name: state for name, (state, _) in processing.items()})
     if figures:
         checks += _processing(figures, {name: age for name, (_, age) in processing.items()})
-    bridges = 0
+    bridges, over_quota = 0, Counter[str]()
     for name, state, age in services:
         if name in processing:
             continue
         if age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
             bridges += 1
+            over_quota.update(state.get("over_quota_by_gateway") or {})
             well = age < BRIDGE_SILENT and bool(state.get("connected"))
             silent = f"silent for {age:.0f} s" if age >= BRIDGE_SILENT else "not connected to the broker"
             checks.append(
@@ -109,6 +115,7 @@ async def health(store: Store, *, is_open: bool) -> Health:
         offline_things,
         int(figures.get("announcements", 0)),
         int(figures.get("not_announced", 0)),
+        over_quota,
     )
 
 
@@ -191,7 +198,14 @@ class _Figures(Collector):
         )
         for row in self.ledger:
             missing.add_metric([row[0]], row[6])
-        return [*families, missing]
+        over_quota = CounterMetricFamily(
+            "citylab_packs_over_quota",
+            "Packs beyond the gateway's quota, of the noisiest",
+            labels=["gateway"],
+        )
+        for gateway, packs in sorted(found.over_quota.items()):
+            over_quota.add_metric([gateway], packs)
+        return [*families, missing, over_quota]
 
 
 def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:
@@ -224,6 +238,7 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
                 "online": found.online,
                 "offline": found.offline,
                 "offline_things": found.offline_things,
+                "over_quota": found.over_quota,
             },
         }
         return Response(msgspec.json.encode(body), status, media_type="application/json")

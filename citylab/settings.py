@@ -105,6 +105,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         256 * 1024
     )
     pack_records: Annotated[int, _about("Most records in a pack."), msgspec.Meta(ge=1, le=100_000)] = 5_000
+    quota_bytes: Annotated[
+        int,
+        _about(
+            "Bytes of packs a second that a bridge takes of each gateway, a pack counting 256 more than it has. What is beyond"
+            " comes later, or is rejected where it has no number. 0 sets no limit."
+        ),
+        msgspec.Meta(ge=0),
+    ] = 4 << 20
+    quota_seconds: Annotated[
+        float,
+        _about("How many seconds' worth of its quota a gateway may send at once after a pause."),
+        msgspec.Meta(gt=0, le=3_600),
+    ] = 10.0
     future_seconds: Annotated[
         int,
         _about("How far ahead of its receipt a record's time may be before it is rejected."),
