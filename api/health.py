@@ -1,5 +1,8 @@
 """`/health` and `/metrics`: whether the road flows, from what every service last said of itself in the store."""
 
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,8 +14,8 @@ from prometheus_client.registry import Collector
 
 from citylab.errors import Unavailable
 from citylab.ports import Store
+from citylab.services import PROCESSING_SILENT, together
 
-PROCESSING_SILENT = 5.0  # s after which processing counts as down; it reports every second
 BRIDGE_SILENT = 15.0  # a bridge reports every five
 LAG_UNWELL = 30.0  # s that a pack waits
 
@@ -45,7 +48,8 @@ class Check(NamedTuple):
 class Health(NamedTuple):
     """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things.
 
-    announcements: messages since processing started; not_announced: what was left out of them.
+    announcements: messages since processing started; not_announced: observations left out of them; over_quota: packs
+    beyond their gateway's quota since the bridges started, by gateway.
     """
 
     checks: list[Check]
@@ -57,6 +61,7 @@ class Health(NamedTuple):
     offline_things: tuple[int, ...] = ()
     announcements: int = 0
     not_announced: int = 0
+    over_quota: Mapping[str, int] = MappingProxyType({})
 
 
 async def health(store: Store, *, is_open: bool) -> Health:
@@ -68,14 +73,17 @@ async def health(store: Store, *, is_open: bool) -> Health:
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
         )
     checks = [Check("store", ok=True, detail="answers")]
-    figures: dict[str, Any] = {}
-    bridges = 0
+    processing = {name: (state, age) for name, state, age in services if name.startswith("processing")}
+    figures = together({name: state for name, (state, _) in processing.items()})
+    if figures:
+        checks += _processing(figures, {name: age for name, (_, age) in processing.items()})
+    bridges, over_quota = 0, Counter[str]()
     for name, state, age in services:
-        if name == "processing":
-            figures = state
-            checks += _processing(state, age)
-        elif age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
+        if name in processing:
+            continue
+        if age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
             bridges += 1
+            over_quota.update(state.get("over_quota_by_gateway") or {})
             well = age < BRIDGE_SILENT and bool(state.get("connected"))
             silent = f"silent for {age:.0f} s" if age >= BRIDGE_SILENT else "not connected to the broker"
             checks.append(
@@ -107,18 +115,25 @@ async def health(store: Store, *, is_open: bool) -> Health:
         offline_things,
         int(figures.get("announcements", 0)),
         int(figures.get("not_announced", 0)),
+        over_quota,
     )
 
 
-def _processing(state: dict[str, Any], age: float) -> list[Check]:
-    if age >= PROCESSING_SILENT:
-        return [
-            Check("processing", ok=False, detail=f"silent for {age:.0f} s: is `citylab processing` running?")
-        ]
-    problems = state.get("problems") or {}
-    lag = float(state.get("lag_seconds", 0.0))
-    checks = [Check(f"processing: {name}", ok=False, detail=why) for name, why in problems.items()]
-    late = f"{state.get('waiting_events', 0)} packs wait, the last stored one came {lag:.0f} s ago"
+def _processing(figures: dict[str, Any], ages: dict[str, float]) -> list[Check]:
+    checks = [
+        Check(name, ok=False, detail=f"silent for {age:.0f} s: is `citylab processing` running?")
+        for name, age in ages.items()
+        if age >= PROCESSING_SILENT
+    ]
+    if len(checks) == len(ages):
+        return checks
+    checks += [
+        Check(f"processing: {name}", ok=False, detail=why) for name, why in figures["problems"].items()
+    ]
+    if len(ages) > 1:
+        checks.append(Check("workers", ok=True, detail=f"{len(ages)} share the packs"))
+    lag = float(figures["lag_seconds"])
+    late = f"{figures['waiting_events']} packs wait, the last stored one came {lag:.0f} s ago"
     checks.append(Check("lag", lag < LAG_UNWELL, late if lag >= 1 else "nothing waits"))
     return checks
 
@@ -194,7 +209,14 @@ class _Figures(Collector):
         )
         for reason, count in self.open_rejections:
             still_open.add_metric([reason], count)
-        return [*families, still_open]
+        over_quota = CounterMetricFamily(
+            "citylab_packs_over_quota",
+            "Packs beyond the gateway's quota, of the noisiest",
+            labels=["gateway"],
+        )
+        for gateway, packs in sorted(found.over_quota.items()):
+            over_quota.add_metric([gateway], packs)
+        return [*families, still_open, over_quota]
 
 
 def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:
@@ -227,6 +249,7 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
                 "online": found.online,
                 "offline": found.offline,
                 "offline_things": found.offline_things,
+                "over_quota": found.over_quota,
             },
         }
         return Response(msgspec.json.encode(body), status, media_type="application/json")

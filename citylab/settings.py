@@ -97,10 +97,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _about("Partitions of the packs when the event log is made; more let more processors share the work."),
         msgspec.Meta(ge=1, le=1_000),
     ] = 4  # fmt: skip
+    workers: Annotated[
+        int, _about("Processes that `citylab processing` starts, which share the partitions of the packs."),
+        msgspec.Meta(ge=1, le=64),
+    ] = 1  # fmt: skip
     pack_bytes: Annotated[int, _about("Largest pack, in bytes."), msgspec.Meta(ge=1_024, le=8 << 20)] = (
         256 * 1024
     )
     pack_records: Annotated[int, _about("Most records in a pack."), msgspec.Meta(ge=1, le=100_000)] = 5_000
+    quota_bytes: Annotated[
+        int,
+        _about(
+            "Bytes of packs a second that a bridge takes of each gateway, a pack counting 256 more than it has. What is beyond"
+            " comes later, or is rejected where it has no number. 0 sets no limit."
+        ),
+        msgspec.Meta(ge=0),
+    ] = 4 << 20
+    quota_seconds: Annotated[
+        float,
+        _about("How many seconds' worth of its quota a gateway may send at once after a pause."),
+        msgspec.Meta(gt=0, le=3_600),
+    ] = 10.0
     future_seconds: Annotated[
         int,
         _about("How far ahead of its receipt a record's time may be before it is rejected."),

@@ -22,6 +22,7 @@ from rich.text import Text
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.errors import ConfigurationError, Unavailable
+from citylab.services import PROCESSING_SILENT, together
 from citylab.settings import ADDRESSES, CITY_FILE, Settings, redacted
 
 log = structlog.get_logger()
@@ -33,8 +34,9 @@ _LOG_BYTES = 8 << 20
 class Service:
     """A service as a child process, started again when it ends, with a growing pause."""
 
-    def __init__(self, name: str, settings: Settings, folder: Path) -> None:
+    def __init__(self, name: str, settings: Settings, folder: Path, *, command: Sequence[str] = ()) -> None:
         self.name, self.settings = name, settings
+        self.command = command or (name,)
         self.log_file = folder / f"{name}.log"
         self.child: subprocess.Popen[bytes] | None = None
         self.trouble = ""
@@ -45,9 +47,16 @@ class Service:
 
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "citylab", self.name]
+        command = [sys.executable, "-m", "citylab", *self.command]
         environment = os.environ | self.settings.environment()
         self.child = start_child(command, log_file=self.log_file, env=environment)
+
+    async def stop(self, within: float) -> None:
+        """Ask it to stop, if it was started; kill it after `within` seconds."""
+        from citylab.adapters.child import stop  # noqa: PLC0415
+
+        if self.child:
+            await stop(self.child, signal.SIGTERM, within)
 
     async def keep_running(self) -> None:
         """Start it, and start it again whenever it ends. One that is told to stop by its settings stays stopped."""
@@ -136,11 +145,9 @@ class City:
             yield self
 
     async def _stop(self) -> None:
-        from citylab.adapters.child import stop  # noqa: PLC0415
-
         for group in (("simulate",), SERVICES):  # who sends first
-            children = [s.child for s in self.services if s.name in group and s.child]
-            await asyncio.gather(*(stop(child, signal.SIGTERM, STOP_WITHIN / 2) for child in children))
+            services = [service for service in self.services if service.name in group]
+            await asyncio.gather(*(service.stop(STOP_WITHIN / 2) for service in services))
 
 
 class _alone:  # noqa: N801 -- reads as a word in `with`
@@ -254,13 +261,14 @@ async def _state(settings: Settings, services: Sequence[Service]) -> str:
             store.transaction(read_only=True) as transaction,
         ):
             rows = await transaction.fetch(
-                "SELECT state, extract(epoch FROM now() - at)::float8 FROM services WHERE name = 'processing'"
+                "SELECT name, state FROM services WHERE starts_with(name, 'processing')"
+                " AND at > now() - make_interval(secs => %s)",
+                (PROCESSING_SILENT,),
             )
             gateways = await transaction.fetch(
                 "SELECT count(*) FROM gateways WHERE status ->> 'state' = 'online'"
             )
-        if rows and rows[0][1] < 5:
-            figures = rows[0][0]
+        figures = together(dict(rows))
         unwell += [f"{name}: {why}" for name, why in figures.get("problems", {}).items()]
         figures["gateways"] = gateways[0][0]
     except Unavailable as error:
@@ -317,6 +325,10 @@ def up(
     simulate: Annotated[
         bool, typer.Option(help="Play a small synthetic city, with an hour of history.")
     ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Processes that share the packs. Default: CITYLAB_WORKERS, else 1."),
+    ] = None,
 ) -> None:
     """Run the whole city on this machine, and show a status that moves.
 
@@ -330,6 +342,7 @@ def up(
             data=data,
             of_running_city=False,
             http_port=port,
+            workers=workers,
         )
 
 

@@ -250,7 +250,9 @@ def _metrics() -> Iterator[str]:
         "",
     )
     families: list[Metric] = _Figures(
-        Health([Check("store", ok=True, detail="")]), [("a", 0, 0, 0, 0, 0, 0, 0)], [("a", 0)]
+        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}),
+        [("a", 0, 0, 0, 0, 0, 0, 0)],
+        [("a", 0)],
     ).collect()
     yield from _table(("metric", "type", "labels", "what it is"), (
         (

@@ -20,7 +20,7 @@ from citylab.times import format_instant, now
 from edge.commands import Commands
 from edge.drivers import Driver
 from edge.feed import Feed, Packing
-from edge.messages import PLATFORM, Acks, OutboxState, Platform, Status, Topics
+from edge.messages import PLATFORM, Acks, OutboxState, Platform, Resend, Status, Topics
 from edge.outbox import Outbox, Pack, Priority
 from edge.ranges import Ranges
 from edge.window import Window
@@ -114,7 +114,10 @@ class Agent:
         self._connection: BrokerConnection = connect(
             client_id=gateway,
             keep_alive=self.settings.keep_alive,
-            subscriptions=[(self._topics.acks, 1), (self._topics.commands, 1), (PLATFORM, 1)],
+            subscriptions=[
+                (topic, 1)
+                for topic in (self._topics.acks, self._topics.resend, self._topics.commands, PLATFORM)
+            ],
             will=will,
         )
 
@@ -261,6 +264,8 @@ class Agent:
                         self._greeted(msgspec.json.decode(message.payload, type=Platform))
                     elif message.topic == self._topics.commands:
                         await self._commands.receive(message.payload)
+                    elif message.topic == self._topics.resend:
+                        await self._send_again(msgspec.json.decode(message.payload, type=Resend))
                     else:
                         self._answered(msgspec.json.decode(message.payload, type=Acks))
                 except msgspec.DecodeError as error:
@@ -288,6 +293,24 @@ class Agent:
                     )
         self._feed.acknowledged()
         self._idle.set()
+        self._wake.set()
+
+    async def _send_again(self, resend: Resend) -> None:
+        """Send what is still kept, behind what is live, and say at once what is not."""
+        if resend.epoch != self.outbox.epoch:
+            return
+        try:
+            for first, last in resend.ranges:
+                await self.outbox.reclaim(max(first, 1), last)
+        except Unavailable as error:
+            log.error("packs that the platform misses wait until it asks again", why=str(error))
+        waiting = {seq for seq, _ in self._live} | self._window.in_flight.keys()
+        for first, last in resend.ranges:
+            for seq in self.outbox.pending.within(max(first, 1), min(last, self.outbox.last)):
+                if seq not in waiting:
+                    self._backlog.add(seq)
+        log.info("the platform misses packs", ranges=len(resend.ranges), gone=len(self.outbox.gone))
+        self._publish_status("online")
         self._wake.set()
 
     def _done(self, first: int, last: int) -> None:
@@ -338,16 +361,13 @@ class Agent:
 
     def _publish_status(self, state: Literal["online", "offline"]) -> None:
         outbox = self.outbox
-        pending = outbox.pending.pairs()
-        if len(pending) > RANGES_TOLD:  # better too much than a number that looks lost
-            pending[RANGES_TOLD - 1 :] = [(pending[RANGES_TOLD - 1][0], pending[-1][1])]
         about = OutboxState(
             epoch=outbox.epoch,
             born=format_instant(outbox.born),
             first_unacked=outbox.pending.first,
             last=outbox.last,
-            pending=pending,
-            gone=outbox.gone.pairs(),
+            pending=_told(outbox.pending),
+            gone=_told(outbox.gone),
             bytes=outbox.stored,
         )
         status = Status(
@@ -364,3 +384,11 @@ class Agent:
         """Say that we go; the connection sends it before it closes in good order, so that no will is published."""
         self._since = self._clock()
         self._publish_status("offline")
+
+
+def _told(numbers: Ranges) -> list[tuple[int, int]]:
+    """Ranges for a status: where there are too many, better too much than a number that looks lost."""
+    pairs = numbers.pairs()
+    if len(pairs) > RANGES_TOLD:
+        pairs[RANGES_TOLD - 1 :] = [(pairs[RANGES_TOLD - 1][0], pairs[-1][1])]
+    return pairs

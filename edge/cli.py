@@ -17,7 +17,7 @@ from citylab.settings import Settings
 from edge.agent import Agent, AgentSettings
 from edge.feed import Packing
 from edge.json_lines import JsonLines, load_things
-from edge.outbox import Outbox
+from edge.outbox import MOST_BYTES, Outbox, Priority
 from edge.packing import Form
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,8 @@ async def serve(
     program: Sequence[str],
     folder: Path | None,
     form: Form,
+    most_bytes: int,
+    priority: Priority | None,
 ) -> None:
     """Run the gateway until its readings end and are acknowledged, or until cancelled."""
     if not GATEWAY_NAME.fullmatch(gateway):  # before it names a folder
@@ -41,8 +43,10 @@ async def serve(
             f"{gateway!r} is no gateway's name: 1 to 64 ASCII letters, digits and - _ . :"
         )
     driver = JsonLines(load_things(descriptor), readings, program=program)
-    packing = Packing(form=form, most_pending=WAITING_FOR_A_REPLAY if driver.finite else None)
-    outbox = Outbox(folder or settings.data / "edge" / gateway)
+    packing = Packing(
+        form=form, most_pending=WAITING_FOR_A_REPLAY if driver.finite else None, priority=priority
+    )
+    outbox = Outbox(folder or settings.data / "edge" / gateway, most_bytes=most_bytes)
     connect = partial(wiring.broker_connection, settings)
     agent = Agent(gateway, driver, outbox, connect, settings=AgentSettings(packing=packing))
     await agent.run()
@@ -75,6 +79,22 @@ def edge(
             "--outbox", metavar="DIR", help="Where packs wait. Default: edge/NAME in the city's folder."
         ),
     ] = None,
+    outbox_mib: Annotated[
+        float,
+        typer.Option(
+            "--outbox-mib",
+            min=0.0625,
+            help="MiB of packs that it keeps. When it is full the oldest go, backlog first.",
+        ),
+    ] = MOST_BYTES / (1 << 20),
+    priority: Annotated[
+        str,
+        typer.Option(
+            "--priority",
+            metavar="live|backlog|age",
+            help="What is sent first and given up last: live. By age, what is older than 15 minutes is backlog.",
+        ),
+    ] = "age",
     form: Annotated[str, typer.Option("--form", metavar="json|cbor", help="How packs are written.")] = "json",
     data: Data = None,
 ) -> None:
@@ -94,6 +114,8 @@ def edge(
         raise typer.BadParameter("readings come from --program or from --readings", param_hint="--program")
     if form not in {"json", "cbor"}:
         raise typer.BadParameter(f"{form!r} is neither json nor cbor", param_hint="--form")
+    if priority not in {"live", "backlog", "age"}:
+        raise typer.BadParameter(f"{priority!r} is neither live, backlog nor age", param_hint="--priority")
     work = partial(
         serve,
         gateway=gateway,
@@ -102,6 +124,8 @@ def edge(
         program=shlex.split(program),
         folder=outbox,
         form="cbor" if form == "cbor" else "json",
+        most_bytes=round(outbox_mib * (1 << 20)),
+        priority=None if priority == "age" else Priority[priority.upper()],
     )
     run("edge", work, data=data)
 

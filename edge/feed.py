@@ -24,8 +24,8 @@ class Packing:
     """How readings become packs.
 
     most_records, most_bytes: of a pack; linger: s that a reading waits for others; live_within: µs, readings older than
-    that are backlog; most_pending: packs in the outbox beyond which the driver is not read on, so that a replay goes at
-    the platform's pace. None never stops reading: sensors go on measuring while the platform is away.
+    that are backlog; priority: of all readings, whatever their age; most_pending: packs in the outbox beyond which the
+    driver is not read on, so that a replay goes at the platform's pace. None never stops reading: sensors go on measuring while the platform is away.
     """
 
     most_records: int = 200
@@ -33,6 +33,7 @@ class Packing:
     linger: float = 1.0
     form: Form = "json"
     live_within: Micros = 15 * MINUTE
+    priority: Priority | None = None
     most_pending: int | None = None
 
 
@@ -127,8 +128,8 @@ class Feed:
         self._committing = len(readings)
         packs: list[Pack] = []
         moment = self._clock() - packing.live_within
-        live = [reading for reading in readings if reading.time >= moment]
-        late = [reading for reading in readings if reading.time < moment]
+        live = [reading for reading in readings if self._is_live(reading, moment)]
+        late = [reading for reading in readings if not self._is_live(reading, moment)]
         for some, priority in ((live, Priority.LIVE), (late, Priority.BACKLOG)):
             payloads = encode_all(
                 some, epoch=outbox.epoch, seq=outbox.last + 1 + len(packs), form=packing.form,
@@ -146,6 +147,11 @@ class Feed:
         self._full_said = bool(given_up)
         self._offer(packs)
         self._room.set()
+
+    def _is_live(self, reading: Reading, moment: Micros) -> bool:
+        if self._packing.priority is None:
+            return reading.time >= moment
+        return self._packing.priority is Priority.LIVE
 
     async def _append(self, packs: Sequence[Pack], position: str | None) -> list[tuple[int, int]]:
         said = False

@@ -14,6 +14,7 @@ class Topics:
         root = f"citylab/v1/gateways/{gateway}"
         self.packs = f"{root}/packs/numbered"
         self.acks = f"{root}/acks"
+        self.resend = f"{root}/resend"
         self.descriptor = f"{root}/descriptor"
         self.status = f"{root}/status"
         self.commands = f"{root}/commands"
@@ -27,6 +28,13 @@ class Acks(msgspec.Struct, frozen=True):
     appended: list[tuple[int, int]] = []
     refused: dict[int, str] = {}
     slow_down_until: float | None = None
+
+
+class Resend(msgspec.Struct, frozen=True):
+    """The ledger misses these packs, though they may have been acknowledged."""
+
+    epoch: int
+    ranges: list[tuple[int, int]]
 
 
 class Platform(msgspec.Struct, frozen=True):

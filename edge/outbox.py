@@ -147,6 +147,25 @@ class Outbox:
         if self._acknowledged:
             await self.append([], self.position)
 
+    async def reclaim(self, first: int, last: int) -> None:
+        """The platform has lost the packs from `first` to `last`: those kept are pending again, the others are gone.
+
+        Raises `Unavailable`.
+        """
+        last = min(last, self.last)
+        if first > last:
+            return
+        acknowledged, self._acknowledged = self._acknowledged, []
+        try:
+            kept = await self.run(lambda db: self._reclaim(db, first, last, acknowledged))
+        except Unavailable:
+            self._acknowledged[:0] = acknowledged
+            raise
+        for one, other in kept.pairs():
+            self.pending.add(one, other)
+        for one, other in kept.holes(first, last):
+            self.gone.add(one, other)
+
     async def load(self, numbers: Iterable[int]) -> dict[int, bytes]:
         """The packs with these numbers, as far as they are still kept. Raises Unavailable."""
         wanted = list(numbers)
@@ -270,8 +289,27 @@ class Outbox:
                 self._db.execute("DELETE FROM numbers WHERE seq = ?", (seq,))
                 if pending:
                     given_up.add(seq)
-        for first, last in given_up.pairs():
-            longer = self._db.execute("UPDATE gone SET last = ? WHERE last = ?", (last, first - 1))
-            if longer.rowcount == 0:
-                self._db.execute("INSERT INTO gone VALUES (?, ?)", (first, last))
+        self._keep_gone(given_up.pairs())
         return stored, given_up.pairs()
+
+    def _reclaim(
+        self, db: sqlite3.Connection, first: int, last: int, acknowledged: Sequence[tuple[int, int]]
+    ) -> Ranges:
+        """Which of the numbers are still kept."""
+        self._write_acknowledged(acknowledged)
+        within = "WHERE seq BETWEEN ? AND ?"
+        db.execute(f"UPDATE numbers SET pending = 1 {within} AND NOT pending", (first, last))  # noqa: S608
+        kept = Ranges()
+        for (seq,) in db.execute(f"SELECT seq FROM numbers {within} ORDER BY seq", (first, last)):  # noqa: S608
+            kept.add(seq)
+        self._keep_gone(kept.holes(first, last))
+        return kept
+
+    def _keep_gone(self, given_up: Sequence[tuple[int, int]]) -> None:
+        if not given_up:
+            return
+        gone = Ranges(self._db.execute("SELECT first, last FROM gone"))
+        for first, last in given_up:
+            gone.add(first, last)
+        self._db.execute("DELETE FROM gone")
+        self._db.executemany("INSERT INTO gone VALUES (?, ?)", gone.pairs())

@@ -56,6 +56,20 @@ class Ranges:
         """The ranges, in increasing order."""
         return list(zip(self._first, self._last, strict=True))
 
+    def within(self, first: int, last: int) -> "Ranges":
+        """Those of its numbers that are from `first` to `last`."""
+        found = Ranges()
+        for at in range(bisect_left(self._last, first), bisect_right(self._first, last)):
+            found.add(max(self._first[at], first), min(self._last[at], last))
+        return found
+
+    def holes(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The ranges of the numbers from `first` to `last` that are not in it."""
+        rest = Ranges([(first, last)])
+        for at in range(bisect_left(self._last, first), bisect_right(self._first, last)):
+            rest.remove(self._first[at], self._last[at])
+        return rest.pairs()
+
     def __contains__(self, number: int) -> bool:
         at = bisect_left(self._last, number)
         return at < len(self._first) and self._first[at] <= number

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import msgspec
@@ -17,6 +17,7 @@ from citylab.senml import identity
 from citylab.times import now
 from ingest.acknowledgements import Acknowledgements
 from ingest.outbound import Outbound
+from ingest.quotas import MOST_TOLD, Quota, Quotas
 
 log = structlog.get_logger()
 
@@ -60,10 +61,14 @@ _TOPICS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What the bridge refuses. most_bytes: of a pack or a status, and of what is kept of a message that is refused."""
+    """What the bridge refuses. most_bytes: of a pack or a status, and of what is kept of a message that is refused.
+
+    quota: of a gateway's packs.
+    """
 
     most_bytes: int = 256 * 1024
     most_descriptor_bytes: int = 4 << 20
+    quota: Quota = field(default_factory=Quota)
 
 
 class Bridge:
@@ -82,6 +87,7 @@ class Bridge:
         self.numbered, self.unnumbered, self.log = numbered, unnumbered, event_log
         self.name, self.limits, self.clock = name, limits or Limits(), clock
         self.acknowledgements = Acknowledgements()
+        self.quotas = Quotas(self.limits.quota)
         self.outbound = Outbound(unnumbered, event_log, clock=clock)
         self.packs = self.refused = 0
         self._log_is_away = False
@@ -108,7 +114,10 @@ class Bridge:
                 message.ack()
 
     async def _append(self, messages: Sequence[Message]) -> None:
-        """Return once the log has every message, as a pack, a descriptor, a status or a refusal."""
+        """Return once the log has every message, as a pack, a descriptor, a status or a refusal.
+
+        But for numbered packs beyond their gateway's quota, which come again.
+        """
         events: dict[Topic, list[NewEvent]] = {}
         kept: dict[str, bytes] = {}
         for message in messages:
@@ -122,8 +131,9 @@ class Bridge:
                 message.retain or is_announcement(message.payload)
             ):
                 continue  # what was created before
-            topic, event = self._event(message)
-            events.setdefault(topic, []).append(event)
+            if found := self._event(message):
+                topic, event = found
+                events.setdefault(topic, []).append(event)
         for topic, some in events.items():
             await self._append_patiently(topic, some)
         self._retained |= kept
@@ -134,8 +144,8 @@ class Bridge:
                 if "seq" in event.headers:
                     self.acknowledgements.add(event.key, event.headers)
 
-    def _event(self, message: Message) -> tuple[Topic, NewEvent]:
-        """What the log gets of a message, and into which topic."""
+    def _event(self, message: Message) -> tuple[Topic, NewEvent] | None:
+        """What the log gets of a message, and into which topic; nothing of one that its gateway is to send again."""
         gateway, _, kind = message.topic.removeprefix(ROOT).partition("/")
         creates = message.topic.startswith(mqtt_topics.ROOT)
         if creates:
@@ -156,6 +166,16 @@ class Bridge:
                     f" the first {self.limits.most_bytes} are kept",
                 )
             topic = _TOPICS.get(kind, Topic.PACKS)
+            if topic == Topic.PACKS:
+                until = self.quotas.take(gateway, len(payload), message.received_at)
+                if until and "seq" in headers:
+                    self.acknowledgements.slow_down(gateway, epoch, until)
+                    return None
+                if until:
+                    raise Rejected(
+                        Reason.OVER_QUOTA,
+                        f"the gateway sends more than {self.limits.quota.rate:,.0f} bytes a second",
+                    )
         except Rejected as error:
             topic = Topic.REFUSED
             # What the log's events and the store's keys cannot take is cut.
@@ -208,15 +228,19 @@ class Bridge:
         before, since = 0, loop.time() - REPORT_EVERY
         while True:
             began, connected = loop.time(), self._connected
-            state = {
+            state: dict[str, object] = {
                 "packs": self.packs,
                 "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
                 "published": self.outbound.published,
                 "connected": connected,
             }
+            if self.quotas.over:
+                state["over_quota"] = self.quotas.over.total()
+                state["over_quota_by_gateway"] = dict(self.quotas.over.most_common(MOST_TOLD))
             before, since = self.packs, began
             moment = self.clock()
+            self.quotas.forget(moment)
             event = NewEvent(
                 topic, msgspec.json.encode(state), {"topic": topic, "received-at": str(moment)}, moment
             )

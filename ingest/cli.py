@@ -4,6 +4,7 @@ from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.settings import Settings
 from ingest.bridge import NUMBERED_SUBSCRIPTIONS, Bridge, Limits, unnumbered_subscriptions
+from ingest.quotas import Quota
 
 
 async def serve(settings: Settings) -> None:
@@ -21,7 +22,10 @@ async def serve(settings: Settings) -> None:
         subscriptions=unnumbered_subscriptions(settings.bridge_name, embedded=settings.embedded_broker),
     )
     async with wiring.opened(wiring.event_log(settings)) as log:
-        limits = Limits(most_bytes=settings.pack_bytes)
+        quota = Quota(
+            settings.quota_bytes, max(settings.quota_bytes * settings.quota_seconds, settings.pack_bytes)
+        )
+        limits = Limits(most_bytes=settings.pack_bytes, quota=quota)
         await Bridge(numbered, unnumbered, log, name=settings.bridge_name, limits=limits).run()
 
 

@@ -23,9 +23,13 @@ from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
+from processing.resend import LOOK_EVERY, ask_again, ends_of
 from processing.tasks import send_due
+from processing.workers import Share, Workers
 
 log = structlog.get_logger()
+
+_SLOW_TOPICS = (Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REFUSED)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class Figures:
 
 
 class Processing:
-    """Reads every partition of the packs, and stores them; owns its tasks; drains nothing, because nothing is lost.
+    """Reads its share of the packs' partitions, and stores them; owns its tasks; drains nothing, because nothing is lost.
 
+    Several share the work (`processing.workers`): the first of them does what one alone does.
     types: the entities that are offered to clients; command_seconds: how long a Task's command waits for its gateway.
     """
 
@@ -67,6 +72,7 @@ class Processing:
         writes: EntityWrites,
         announcer: Announcer,
         *,
+        workers: Workers | None = None,
         rules: Rules | None = None,
         pace: Pace | None = None,
         types: EntityTypes = ENTITY_TYPES,
@@ -75,6 +81,7 @@ class Processing:
     ) -> None:
         self.store, self.log, self.writes, self.clock = store, event_log, writes, clock
         self.announcer = announcer
+        self.workers = workers or Workers(store)
         self.rules, self.pace = rules or Rules(), pace or Pace()
         self.types = types
         self.command_lifetime = command_seconds * SECOND
@@ -83,25 +90,43 @@ class Processing:
         self._catalogue_lock = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[tuple[int, bytes]]] = asyncio.Queue(maxsize=8)
         self._published: list[int] = []
-        self._stuck_at: Mapping[int, Position] | None = (
-            None  # where the descriptors' registration did not get on
-        )
+        # Where the registration of descriptors did not get on.
+        self._stuck_at: Mapping[int, Position] | None = None
         self._lost: set[str] = set()  # tasks whose position is in no log that we know
+        self._saving = asyncio.Lock()
 
     async def run(self) -> None:
         """Process until cancelled. An engine that goes away is waited for, and said once."""
-        async with asyncio.TaskGroup() as tasks:
-            for name, work in (
-                ("packs", self._packs),
-                ("registrations", self._registrations),
-                ("updates", self._publish),
-                ("writes of others", self._listen),
-                ("commands", self._send_commands),
-                ("hours and days", self._fold),
-                ("announcements", self._announce),
-                ("figures", self._report),
-            ):
-                tasks.create_task(self._patiently(name, work), name=name)
+        of_each: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "workers": lambda: self.workers.follow(partial(self._well, "workers")),
+            "packs": self._packs,
+            "updates": self._publish,
+            "writes of others": self._listen,
+            "figures": self._report,
+        }
+        of_one: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            # Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other.
+            **{topic: partial(self._slow_topic, topic) for topic in _SLOW_TOPICS},
+            "commands": self._send_commands,
+            "missing packs": self._ask_again,
+            "hours and days": self._fold,
+            "announcements": self._announce,
+        }
+        of_each |= {name: partial(self._as_first, name, work) for name, work in of_one.items()}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for name, work in of_each.items():
+                    tasks.create_task(self._patiently(name, work), name=name)
+        finally:
+            await self.workers.leave()
+
+    async def _as_first(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do what one worker alone does, whenever that is us."""
+        while True:
+            if not self.workers.is_first:
+                self._well(name)  # its problem is another's now
+            await self.workers.until(lambda share: share.is_first)
+            await self.workers.while_first(work)
 
     async def _patiently(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run again after an engine went away, with backoff; say it once, and once when it is back."""
@@ -146,10 +171,12 @@ class Processing:
     # -- packs -------------------------------------------------------------------------------------------------------
 
     async def _packs(self) -> None:
-        """Read, decode and save, each while the others are at work on their batch."""
+        """Read, decode and save our share, each while the others are at work on their batch."""
         while True:
             try:
                 await self._pack_pipeline()
+            except* _ShareChanged:
+                pass
             except* PositionMoved as moved:
                 log.info("positions moved; reading on from there", why=str(moved.exceptions[0]))
             except* Unavailable as away:
@@ -158,14 +185,27 @@ class Processing:
                 raise lost.exceptions[0] from lost
 
     async def _pack_pipeline(self) -> None:
-        start = await self._positions(Topic.PACKS, "packs")
-        read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * len(start))
+        share = await self.workers.until(lambda _: True)
+        if share.is_first:
+            await self._publish_left(every_source=True)  # of a worker that is gone
+        stored = await self._positions(Topic.PACKS, "packs")
+        start = {partition: stored[partition] for partition in share.partitions(stored)}
+        log.info("sharing the packs", partitions=list(start), workers=share.of)
+        read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * max(len(start), 1))
         decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
         await self._load()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read(start, read))
+            tasks.create_task(self._until_other_share(share))
+            if start:
+                tasks.create_task(self._read(start, read))
             tasks.create_task(self._decode(read, decoded))
             tasks.create_task(self._save(decoded))
+
+    async def _until_other_share(self, share: Share) -> None:
+        """End the pipeline when our share is another, once what is being saved is saved."""
+        await self.workers.until(lambda now: now != share)
+        async with self._saving:
+            raise _ShareChanged
 
     async def _read(self, start: Mapping[int, Position], read: asyncio.Queue[Batch]) -> None:
         most = self.pace.most_events
@@ -196,7 +236,7 @@ class Processing:
         ends = {p: end for p, end in (await self.log.ends(Topic.DESCRIPTORS)).items() if end}
         loop = asyncio.get_running_loop()
         before, since = None, loop.time()
-        while Topic.DESCRIPTORS not in self._lost:
+        while True:
             stored = await self.store.positions(Topic.DESCRIPTORS)
             if stored == self._stuck_at or all(
                 p in stored and stored[p].offset >= end for p, end in ends.items()
@@ -211,17 +251,21 @@ class Processing:
     async def _save(self, decoded: asyncio.Queue[tuple[list[Batch], Write]]) -> None:
         while True:
             batches, write = await decoded.get()
-            try:
-                await self._store(write, partial(decode, batches))
-            except Rejected as error:
-                refused = await self._refused_by_store(batches)
-                log.error(
-                    "the store refused packs that seemed sound", packs=len(refused), why=str(error.__cause__)
-                )
-                again = partial(decode, batches, refused=refused)
-                await self._store(await asyncio.to_thread(again, self._catalogue, self.rules), again)
+            async with self._saving:
+                await self._save_batches(batches, write)
             self.figures.newest_at = max((b.events[-1].time for b in batches if b.events), default=0)
             self._well("packs")
+
+    async def _save_batches(self, batches: list[Batch], write: Write) -> None:
+        try:
+            await self._store(write, partial(decode, batches))
+        except Rejected as error:
+            refused = await self._refused_by_store(batches)
+            log.error(
+                "the store refused packs that seemed sound", packs=len(refused), why=str(error.__cause__)
+            )
+            again = partial(decode, batches, refused=refused)
+            await self._store(await asyncio.to_thread(again, self._catalogue, self.rules), again)
 
     async def _refused_by_store(self, batches: Sequence[Batch]) -> set[tuple[int, int]]:
         """Partition and offset of the packs that the store does not take, each tried by itself and rolled back.
@@ -301,12 +345,6 @@ class Processing:
 
     # -- registrations -----------------------------------------------------------------------------------------------
 
-    async def _registrations(self) -> None:
-        """Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other."""
-        async with asyncio.TaskGroup() as tasks:
-            for topic in (Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REFUSED):
-                tasks.create_task(self._patiently(topic, partial(self._slow_topic, topic)))
-
     async def _slow_topic(self, topic: Topic) -> None:
         start = await self._positions(topic, topic)
         most = 500 if topic == Topic.CREATES else 100
@@ -315,7 +353,7 @@ class Processing:
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
-                    await status(self.store, batch, await self.log.ends(Topic.PACKS))
+                    await status(self.store, batch, await ends_of(self.log))
                 elif topic == Topic.CREATES:
                     await create(self.store, self.writes, batch, self.types)
                 else:
@@ -364,12 +402,14 @@ class Processing:
     async def _listen(self) -> None:
         """Other writers' doings: observations that came through the API, and changes of the catalogue."""
         async for _ in self.store.notifications("citylab_updates", "citylab_catalogue", "citylab_replays"):
-            await self._publish_left(every_source=False)
+            if self.workers.is_first:
+                await self._publish_left(every_source=False)
             async with self.store.transaction(read_only=True) as transaction:
                 ((version,),) = await transaction.fetch("SELECT version FROM catalogue")
             if version != self._catalogue.version:
                 await self._load()
-            await self._take_up()
+            if self.workers.is_first:
+                await self._take_up()
             self._well("writes of others")
 
     async def _send_commands(self) -> None:
@@ -377,6 +417,14 @@ class Processing:
         async for _ in self.store.notifications("citylab_commands"):
             await send_due(self.store, self.log, now=self.clock(), lifetime=self.command_lifetime)
             self._well("commands")
+
+    async def _ask_again(self) -> None:
+        """Ask gateways for what the ledger misses."""
+        while True:
+            if asked := await ask_again(self.store, self.log, now=self.clock()):
+                log.info("asked for missing packs", gateways=asked)
+            self._well("missing packs")
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _announce(self) -> None:
         await self.announcer.run(partial(self._well, "announcements"))
@@ -390,7 +438,7 @@ class Processing:
     # -- figures -----------------------------------------------------------------------------------------------------
 
     async def _report(self) -> None:
-        """Write what this service does into the store, once a second, for /health and the status line."""
+        """Write what this worker does into the store, once a second, for /health and the status line."""
         before, since = 0, asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(1)
@@ -413,17 +461,23 @@ class Processing:
             before, since = figures.stored, moment
             async with self.store.transaction() as transaction:
                 await transaction.execute(
-                    "INSERT INTO services VALUES ('processing', %s::jsonb, %s) ON CONFLICT (name)"
+                    "INSERT INTO services VALUES (%s, %s::jsonb, %s) ON CONFLICT (name)"
                     " DO UPDATE SET state = excluded.state, at = excluded.at",
-                    (msgspec.json.encode(state).decode(), format_instant(self.clock())),
+                    (self.workers.service, msgspec.json.encode(state).decode(), format_instant(self.clock())),
                 )
             self._well("figures")
 
     async def _waiting(self) -> int:
-        """How many packs the log holds that are not stored yet."""
+        """How many packs of our share the log holds that are not stored yet."""
+        share = await self.workers.until(lambda _: True)
         ends = await self.log.ends(Topic.PACKS)
         positions = await self.store.positions(Topic.PACKS)
-        return sum(max(end - (positions[p].offset if p in positions else 0), 0) for p, end in ends.items())
+        offsets = {p: positions[p].offset if p in positions else 0 for p in share.partitions(ends)}
+        return sum(max(ends[p] - offset, 0) for p, offset in offsets.items())
+
+
+class _ShareChanged(Exception):
+    """Other partitions are ours now."""
 
 
 class _Tried(Exception):

@@ -107,9 +107,9 @@ class Command:
 
 
 class EdgeAgent:
-    """`citylab edge` as a process, which is told its readings."""
+    """`citylab edge` as a process, which is told its readings. options: more of the command line."""
 
-    def __init__(self, city: "City", gateway: str, *things: Json) -> None:
+    def __init__(self, city: "City", gateway: str, *things: Json, options: Sequence[object] = ()) -> None:
         self.city, self.gateway = city, gateway
         self.log_file = city.folder / "logs" / f"{gateway}.log"
         descriptor = city.folder / f"{gateway}.json"
@@ -123,6 +123,7 @@ class EdgeAgent:
             gateway,
             "--descriptor",
             str(descriptor),
+            *map(str, options),
         ]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(

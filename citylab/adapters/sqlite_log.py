@@ -124,7 +124,8 @@ class SqliteLog:
                     yield batch
                     continue
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(rung.wait(), _POLL_SECONDS if hears else _POLL_SECONDS_DEAF)
+                    async with asyncio.timeout(_POLL_SECONDS if hears else _POLL_SECONDS_DEAF):
+                        await rung.wait()
 
     async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
         """See `ports.EventLog`."""

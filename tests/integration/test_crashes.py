@@ -7,6 +7,7 @@ import os
 import random
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import date
@@ -186,3 +187,71 @@ def test_several_bridges_and_processors_share_the_work_and_store_nothing_twice(o
     found = values_in(city)
     assert len(found) == len(expected)
     assert set(found) == expected
+
+
+WORKERS = "SELECT name FROM services WHERE starts_with(name, 'processing') ORDER BY name"
+TAKEN_OVER_WITHIN = 10.0  # s after a kill -9, the contracts' promise; 2 s after a worker that says so
+
+
+@pytest.mark.parametrize("victim", ["the first", "the second"])
+def test_of_two_processors_one_is_killed_and_the_other_takes_over(own_city, file, victim):
+    city, recording = own_city, open_data_bcn.read(file)
+    expected = values_of(recording)
+    with Command(city, "processing", "--number", 2) as second:
+        city.until(lambda: city.fetch(WORKERS) == [("processing",), ("processing 2",)], "two share the work")
+        assert city.is_well()
+        replay = Command(city, "replay", "open-data-bcn", file, "--speed", "max")
+        city.until(lambda: city.fetch(STORED)[0][0] > len(expected) // 5, "a fifth is stored")
+        if victim == "the first":
+            city.kill("processing")
+        else:
+            second.kill()
+        killed = time.monotonic()
+        left = "processing 2" if victim == "the first" else "processing"
+        city.until(lambda: city.fetch(WORKERS) == [(left,)], "the other takes over", TAKEN_OVER_WITHIN)
+
+        city.until(lambda: replay.ended, "the replay ends", within=60)
+        sys.stdout.write(f"ended {time.monotonic() - killed:.1f} s after the kill\n")
+        assert replay.process.returncode == 0, replay.said
+        found = values_in(city)
+        assert len(found) == len(expected), "a row is there twice, or missing"
+        assert set(found) == expected
+        # What one alone does, the other does now.
+        city.register("lamp", thing("lamp", stream("lamp/a")))
+        city.pack("lamp", {"n": "lamp/a", "t": T0, "v": 1})
+        city.until(lambda: city.results("lamp/a") == [1], "a new gateway's reading is stored")
+        city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours are folded")
+        city.until(
+            lambda: city.fetch("SELECT count(*) FROM pending_announcements") == [(0,)], "all is announced"
+        )
+        assert city.is_well()
+
+
+def test_a_worker_that_comes_or_goes_stops_the_flow_for_less_than_two_seconds(own_city):
+    city = own_city
+    gateways = [f"gw-{n}" for n in range(8)]  # in every partition, or nearly
+    for gateway in gateways:
+        city.register(gateway, thing(gateway, stream(f"{gateway}/a")))
+    longest, second, count = 0.0, 0, "SELECT count(*) FROM observations"
+
+    def flow(seconds: float) -> None:
+        nonlocal longest, second
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            second += 1
+            sent = time.monotonic()
+            for gateway in gateways:
+                city.pack(gateway, {"n": f"{gateway}/a", "t": T0 + second, "v": second})
+            city.until(lambda n=second * len(gateways): city.fetch(count) == [(n,)], "all are stored")
+            longest = max(longest, time.monotonic() - sent)
+
+    flow(0.5)
+    with Command(city, "processing", "--number", 2, "--workers", 2) as others:
+        city.until(lambda: (flow(0.1), len(city.fetch(WORKERS)) == 3)[1], "three share the work")
+        flow(1.0)
+        others.process.terminate()
+        city.until(lambda: (flow(0.1), len(city.fetch(WORKERS)) == 1)[1], "one is left")
+        flow(1.0)
+    sys.stdout.write(f"the longest stop: {longest:.2f} s\n")
+    assert longest < 2.0
+    assert len(city.fetch("SELECT DISTINCT datastream_id FROM observations")) == len(gateways)

@@ -21,7 +21,7 @@ from citylab.senml import decode, identity
 from citylab.times import now
 from edge.agent import Agent, AgentSettings
 from edge.feed import Packing
-from edge.outbox import Outbox
+from edge.outbox import MOST_BYTES, Outbox, Priority
 
 PATIENCE = 30.0  # s until a test gives up on something that should happen soon
 T0 = 1_767_225_600 * SECOND
@@ -143,12 +143,14 @@ async def platform(broker) -> AsyncIterator[Platform]:
 
 def agent(broker: EmbeddedBroker, driver: Any, folder: Path, **settings: Any) -> Agent:
     packing = {
-        name: settings.pop(name) for name in ("linger", "most_records", "most_pending") if name in settings
+        name: settings.pop(name)
+        for name in ("linger", "most_records", "most_pending", "priority")
+        if name in settings
     }
     return Agent(
         GATEWAY,
         driver,
-        Outbox(folder / "outbox"),
+        Outbox(folder / "outbox", most_bytes=settings.pop("most_bytes", MOST_BYTES)),
         partial(MqttConnection, broker.url, draw=lambda: 0.0),
         settings=AgentSettings(
             packing=Packing(**({"linger": 0.02, "most_records": 10} | packing)), **settings
@@ -274,6 +276,81 @@ async def test_live_packs_overtake_a_backlog(broker, platform, tmp_path):
         await platform.until(lambda: (a.outbox.epoch, 201) in platform.packs)
 
     assert len(set(platform.packs) - backlog) < 20  # of the 192 that had not been sent
+
+
+@pytest.mark.parametrize("priority", [Priority.LIVE, Priority.BACKLOG])
+async def test_the_priority_that_was_asked_for_is_that_of_all_readings(broker, platform, tmp_path, priority):
+    platform.answering = False
+    readings = Numbers(1_000, start=now() - 500 * SECOND, step=100)
+    async with running(a := agent(broker, readings, tmp_path, priority=priority)):
+        await platform.until(lambda: a.outbox.last == 100)
+        stored = await a.outbox.run(lambda db: db.execute("SELECT DISTINCT priority FROM numbers").fetchall())
+    assert stored == [(priority,)]
+
+
+async def test_a_day_without_a_platform_keeps_the_newest_and_tells_what_it_gave_up(
+    broker, platform, tmp_path
+):
+    """A reading a second for 24 h, on a disk's share for a fifth of it; what is live goes first when it is back."""
+    day, live, limit = 86_400, 900, 300_000
+    await asyncio.wait_for(platform.connection.wait_connected(), PATIENCE)
+    broker.process.kill()
+    broker.process.wait()
+    begin = now() - day * SECOND
+    a = agent(
+        broker,
+        Numbers(day, start=begin, step=600),
+        tmp_path,
+        most_records=60,
+        most_bytes=limit,
+        status_every=0.1,
+    )
+    async with running(a) as task:
+        await platform.until(lambda: a.outbox.last >= day // 60 and not a._feed._committing)
+        assert a.outbox.stored <= limit
+        assert sum(file.stat().st_size for file in (tmp_path / "outbox").iterdir()) < limit + (5 << 20)
+        given_up = set(a.outbox.gone)
+        assert 500 < len(given_up) < 1_440
+        assert given_up | set(a.outbox.pending) == set(range(1, a.outbox.last + 1))
+
+        async with EmbeddedBroker(tmp_path / "again", port=broker.port):
+            await platform.until(lambda: bool(platform.packs))
+            await asyncio.wait_for(task, PATIENCE)
+            await platform.until(lambda: platform.others["status"][-1]["state"] == "offline")
+
+    told = platform.others["status"][-1]["outbox"]
+    assert {n for first, last in told["gone"] for n in range(first, last + 1)} == given_up
+    assert {seq for _, seq in platform.packs} == set(range(1, a.outbox.last + 1)) - given_up
+    assert set(map(float, range(day - live + 60, day))) <= platform.values(), "what is live was given up last"
+    first = decode(next(iter(platform.packs.values()))[0])
+    assert min(record.v or 0 for record in first) >= day - live - 120, "and sent first"
+
+
+async def test_what_the_platform_misses_is_sent_again_and_what_is_not_kept_is_told(
+    broker, platform, tmp_path
+):
+    a = agent(broker, Numbers(100, pause=0.001), tmp_path, most_bytes=1_100)
+    driver_ends = asyncio.Event()
+    readings = a.driver.readings
+
+    async def and_stays(position: str | None) -> AsyncIterator[tuple[list[Reading], str | None]]:
+        async for some in readings(position):
+            yield some
+        await driver_ends.wait()
+
+    a.driver.readings = and_stays  # type: ignore[method-assign] -- a driver that never ends, as sensors are
+    async with running(a):
+        await platform.until(lambda: len(platform.packs) == 10 and not a.outbox.pending)
+        kept = set(await a.outbox.load(range(1, 11)))
+        assert 0 < len(kept) < 9
+        platform.packs.clear()
+        for epoch, ranges in ((a.outbox.epoch + 1, [[1, 10]]), (a.outbox.epoch, [[1, 9], [9, 2**40]])):
+            body = msgspec.json.encode({"epoch": epoch, "ranges": ranges})
+            platform.connection.publish(f"{ROOT}/resend", body)
+        await platform.until(lambda: {seq for _, seq in platform.packs} == kept and not a.outbox.pending)
+        await platform.until(lambda: bool(platform.others["status"][-1]["outbox"]["gone"]))
+    told = platform.others["status"][-1]["outbox"]["gone"]
+    assert {n for first, last in told for n in range(first, last + 1)} == set(range(1, 11)) - kept
 
 
 async def test_a_crash_of_the_broker_loses_nothing(broker, platform, tmp_path):

@@ -165,3 +165,22 @@ async def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path):
 
     with pytest.raises(ConfigurationError, match="cannot open the outbox"):
         await Outbox(tmp_path / "file").__aenter__()
+
+
+async def test_what_the_platform_has_lost_is_pending_again_and_what_is_not_kept_is_gone(tmp_path):
+    async with Outbox(tmp_path, most_bytes=100) as outbox:
+        await outbox.append([pack(n, 10) for n in range(1, 11)], None)
+        outbox.acknowledge(1, 8)
+        await outbox.append([pack(11, 10), pack(12, 10)], None)  # 1 and 2 make room
+        outbox.acknowledge(9, 11)  # not yet on disk
+
+        await outbox.reclaim(1, 4)
+        await outbox.reclaim(7, 7)
+        await outbox.reclaim(11, 10**9)
+
+        assert outbox.pending.pairs() == [(3, 4), (7, 7), (11, 12)]
+        assert outbox.gone.pairs() == [(1, 2)]
+
+    async with Outbox(tmp_path, most_bytes=100) as outbox:
+        assert outbox.pending.pairs() == [(3, 4), (7, 7), (11, 12)]
+        assert outbox.gone.pairs() == [(1, 2)]

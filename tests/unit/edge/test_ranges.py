@@ -20,6 +20,10 @@ def test_ranges_behave_like_a_set(steps):
 
     assert list(ranges) == sorted(model)
     assert len(ranges) == len(model)
+    for first, last in ((1, 46), (5, 9), (17, 17)):
+        of_these = range(first, last + 1)
+        assert list(ranges.within(first, last)) == [number for number in of_these if number in model]
+        assert list(Ranges(ranges.holes(first, last))) == [n for n in of_these if n not in model]
     assert all((number in ranges) == (number in model) for number in range(50))
     assert ranges.first == min(model, default=None)
     gaps = zip(ranges.pairs(), ranges.pairs()[1:], strict=False)

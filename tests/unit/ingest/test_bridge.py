@@ -12,6 +12,7 @@ import pytest
 from citylab.errors import Unavailable
 from citylab.model import Batch, Message, NewEvent, Position, Topic
 from ingest.bridge import PLATFORM, ROOT, Bridge, Limits, unnumbered_subscriptions
+from ingest.quotas import PACK_COSTS, Quota
 
 T0 = 1_767_225_600_000_000
 PACK = b'[{"epoch":7,"seq":%d,"n":"a","v":1}]'
@@ -294,6 +295,34 @@ async def test_a_pack_that_is_too_large_is_refused_and_the_gateway_is_told():
             "appended": [[10, 10]],
             "refused": {"9": "malformed"},
         }
+
+
+async def test_beyond_its_quota_a_numbered_pack_comes_again_and_one_without_a_number_is_rejected():
+    quota = Quota(rate=1_000, burst=3 * (len(PACK % 1) + PACK_COSTS))
+    async with House(Limits(quota=quota)).running() as house:
+        for seq in range(1, 6):
+            house.numbered.deliver(pack_of("noisy"), PACK % seq)
+        house.numbered.deliver(pack_of("quiet"), PACK % 1)
+        house.unnumbered.deliver(f"{ROOT}device/packs", b"[]".ljust(200))
+        for _ in range(3):
+            house.unnumbered.deliver(f"{ROOT}device/packs", b"[]".ljust(500))
+        await house.settled()
+
+        told = dict(house.numbered.acks())
+        seconds = 2 * (len(PACK % 1) + PACK_COSTS) / 1_000
+        assert told["noisy"] == {
+            "epoch": 7,
+            "appended": [[1, 3]],
+            "slow_down_until": pytest.approx(T0 / 1e6 + seconds, abs=1e-4),
+        }
+        assert told["quiet"] == {"epoch": 7, "appended": [[1, 1]]}
+        assert len(house.numbered.acked) == 7, "each has its PUBACK"
+        assert [e.key for e in house.log.of(Topic.PACKS)].count("noisy") == 3
+        rejected = house.log.of(Topic.REFUSED)
+        assert {(e.key, e.headers["reason"], len(e.value)) for e in rejected} == {
+            ("device", "over-quota", 500)
+        }
+        assert house.bridge.quotas.over == {"noisy": 2, "device": len(rejected)}
 
 
 async def test_what_the_log_takes_no_event_of_is_cut(house):

@@ -1,0 +1,92 @@
+"""One gateway sends far more than its share, and takes nothing from the others."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from city import KINDS, City, new_city
+from city_devices import T0, Device, EdgeAgent, stream, thing
+
+GATEWAYS = 50
+SHARE = 1_000  # times which the noisy one sends
+RATE, SECONDS = 20_000, 1.0  # bytes/s
+WAITS_AT_MOST = 2.0  # s, what the others' readings take on their way
+
+
+@pytest.fixture(params=KINDS)
+def quota_city(request) -> Iterator[City]:
+    with new_city(request, quota_bytes=RATE, quota_seconds=SECONDS, pack_bytes=20_000) as city:
+        yield city
+
+
+def quiet_round(city: City, second: int) -> float:
+    """All quiet gateways send a reading; how long it takes until the last is stored, in seconds."""
+    sent = time.monotonic()
+    for n in range(1, GATEWAYS):
+        city.pack(f"gw-{n}", {"n": f"gw-{n}/a", "t": T0 + second, "v": second}, epoch=7, seq=second + 1)
+    count = "SELECT coalesce(sum(count), 0) FROM latest l JOIN datastreams d ON d.id = l.datastream_id"
+    count += " WHERE d.stream_name NOT LIKE 'gw-0/%%'"
+    city.until(lambda: city.fetch(count) == [((second + 1) * (GATEWAYS - 1),)], "all quiet ones are stored")
+    return time.monotonic() - sent
+
+
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "unnumbered"])
+def test_a_noisy_gateway_among_fifty_harms_no_other(quota_city, numbered):
+    city = quota_city
+    for n in range(GATEWAYS):
+        city.descriptor(f"gw-{n}", thing(f"gw-{n}", stream(f"gw-{n}/a")))
+    city.until(lambda: city.fetch("SELECT count(*) FROM datastreams") == [(GATEWAYS,)], "all are registered")
+    alone = max(quiet_round(city, second) for second in range(5))
+
+    noise = Device(city.settings.broker_url)
+    topic = "citylab/v1/gateways/gw-0/packs" + ("/numbered" if numbered else "")
+    noise.listen("citylab/v1/gateways/gw-0/acks")
+    sent, beside = [], []
+    for second in range(5, 10):
+        for n in range(SHARE):
+            number = {"epoch": 7, "seq": len(sent) + 1} if numbered else {}
+            pack = [number | {"n": "gw-0/a", "t": T0 + len(sent), "v": n}]
+            sent.append(noise.offer(topic, msgspec.json.encode(pack)))
+        beside.append(quiet_round(city, second))
+    sys.stdout.write(f"alone {alone:.2f} s, beside the noise {max(beside):.2f} s\n")
+    assert max(beside) < WAITS_AT_MOST
+
+    for one in sent:
+        one.wait_for_publish(30)  # each has its PUBACK
+    over = "SELECT sum((state ->> 'over_quota')::int)::int FROM services WHERE name LIKE 'ingest%%'"
+    city.until(lambda: city.fetch(over) != [(None,)], "the bridge counts what was too much")
+    ledger = "SELECT stored + duplicates, rejected FROM ledger WHERE gateway = 'gw-0'"
+    if numbered:
+        acks = [msgspec.json.decode(body) for name, body in noise.heard if name.endswith("acks")]
+        assert max(ack.get("slow_down_until", 0) for ack in acks) > time.time() - 60
+        appended = {n for ack in acks for a, b in ack["appended"] for n in range(a, b + 1)}
+        city.until(
+            lambda: city.fetch(over)[0][0] == len(sent) - len(appended), "each pack is taken or counted"
+        )
+        city.until(lambda: city.fetch(ledger) == [(len(appended), 0)], "what was taken is stored")
+    else:
+        city.until(lambda: city.fetch(over)[0][0] == city.fetch(ledger)[0][1], "each is rejected", within=60)
+        city.until(
+            lambda: sum(city.fetch(ledger)[0]) == len(sent), "each pack is stored or rejected", within=60
+        )
+        assert {one.reason for one in city.rejections("gw-0")} == {"over-quota"}
+    assert city.fetch(over)[0][0] > SHARE
+    counted = city.http.get("/metrics").text
+    assert f'citylab_packs_over_quota_total{{gateway="gw-0"}} {city.fetch(over)[0][0]:.1f}' in counted
+    noise.close()
+
+
+def test_an_agent_over_its_quota_delivers_everything_in_the_end(quota_city, gateway):
+    city = quota_city
+    with EdgeAgent(city, gateway, thing("lamp", stream("lamp/a"))) as agent:
+        agent.say("lamp/a", {n: n for n in range(6_000)})  # some 150 kB, of which 20 a second are taken
+        began = time.monotonic()
+        agent.end(120)
+    over = "SELECT (state ->> 'over_quota')::int FROM services WHERE name LIKE 'ingest%%'"
+    city.until(lambda: city.fetch(over)[0][0], "it was told to slow down")
+    city.until(lambda: city.results("lamp/a") == list(range(6_000)), "every reading is stored")
+    sys.stdout.write(f"{time.monotonic() - began:.1f} s, {city.fetch(over)[0][0]} packs sent too early\n")
+    status = city.fetch("SELECT (status ->> 'throttled_ms')::int FROM gateways WHERE name = %s", gateway)
+    assert status[0][0] > 0
