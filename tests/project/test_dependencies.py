@@ -18,6 +18,7 @@ THROUGH = {
     "psycopg_pool": "psycopg",
     "starlette": "fastapi",
     "anyio": "fastapi",
+    "pydantic": "fastapi",
     "niquests": "grafana-client",
 }
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.\-]+)(?:\[([^\]]*)\])?")
