@@ -1,22 +1,28 @@
 """`citylab api`: the open API and the live page as a process, or several."""
 
 import asyncio
+import ctypes
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
+from api.aggregates import aggregates_router
 from api.app import create_app
 from api.health import health_router
+from api.ledger import ledger_router
 from api.live import LiveRouter, live_router
 from api.live_things import StoredThings
 from api.page import page_router
+from api.rejections import rejections_router
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.settings import Settings, endpoints, redacted
 
 GRACE = 2  # s that requests in hand have when the server stops
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
 
 class Server(uvicorn.Server):
@@ -47,8 +53,18 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _keep_memory() -> None:
+    """Let glibc keep what an answer took: else the next one gets it from the kernel again, page by page."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_MMAP_THRESHOLD, 8 << 20)
+            mallopt(_TRIM_THRESHOLD, 32 << 20)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until told to stop."""
+    _keep_memory()
     timeout = settings.statement_seconds
     async with (
         wiring.opened(wiring.store(settings, name="api", statement_timeout=timeout)) as store,
@@ -66,6 +82,9 @@ async def serve(settings: Settings) -> None:
             routers=(
                 health_router(store, broker=redacted(settings.broker_url), is_open=settings.open),
                 live,
+                ledger_router(store),
+                rejections_router(store),
+                aggregates_router(store),
                 page_router(),
             ),
         )

@@ -31,10 +31,10 @@ ORDER BY t.id LIMIT 10000
 """
 _LEDGER = """
 SELECT gateway, sum(packs)::bigint, sum(duplicate_packs)::bigint, sum(stored)::bigint, sum(duplicates)::bigint,
-    sum(rejected)::bigint, sum((SELECT coalesce(sum(upper(g) - lower(g)), 0)
-        FROM unnest(int8multirange(int8range(1, upper(received))) - received) g) * (epoch > 0)::int)::bigint
-FROM ledger GROUP BY gateway ORDER BY gateway
+    sum(rejected)::bigint, sum(numbers_in(missing))::bigint, sum(numbers_in(gone))::bigint
+FROM ledger JOIN absent_numbers USING (gateway, epoch) GROUP BY gateway ORDER BY gateway
 """
+_OPEN = "SELECT reason, count(*) FROM rejections WHERE closed_at IS NULL GROUP BY reason ORDER BY reason"
 
 
 class Check(NamedTuple):
@@ -48,7 +48,7 @@ class Check(NamedTuple):
 class Health(NamedTuple):
     """How the city is. lag in seconds; online and offline count gateways; offline_things: ids of their Things.
 
-    announcements: messages since processing started; not_announced: observations left out of them; over_quota: packs
+    announcements: messages since processing started; not_announced: what was left out of them; over_quota: packs
     beyond their gateway's quota since the bridges started, by gateway.
     """
 
@@ -141,8 +141,10 @@ def _processing(figures: dict[str, Any], ages: dict[str, float]) -> list[Check]:
 class _Figures(Collector):
     """What is exposed to Prometheus, made anew at each scrape."""
 
-    def __init__(self, found: Health, ledger: list[tuple[Any, ...]]) -> None:
-        self.found, self.ledger = found, ledger
+    def __init__(
+        self, found: Health, ledger: list[tuple[Any, ...]], open_rejections: list[tuple[str, int]]
+    ) -> None:
+        self.found, self.ledger, self.open_rejections = found, ledger, open_rejections
 
     def collect(self) -> list[Metric]:
         found = self.found
@@ -176,8 +178,8 @@ class _Figures(Collector):
                 "citylab_announcements", "Messages that told of entities over MQTT", value=found.announcements
             ),
             CounterMetricFamily(
-                "citylab_observations_not_announced",
-                "Observations beyond the rate, before a newer one of their Datastream",
+                "citylab_not_announced",
+                "Observations that gave way to a newer one of their Datastream, and messages too large for a broker",
                 value=found.not_announced,
             ),
         ]
@@ -193,11 +195,15 @@ class _Figures(Collector):
             for row in self.ledger:
                 family.add_metric([row[0]], row[i])
             families.append(family)
-        missing = GaugeMetricFamily(
-            "citylab_packs_missing", "Numbers below the highest that have not come", labels=["gateway"]
+        absent = (
+            ("citylab_packs_missing", "Packs that have not come, and their gateway has not got any more"),
+            ("citylab_packs_gone", "Packs that a gateway had to drop, its outbox being full"),
         )
-        for row in self.ledger:
-            missing.add_metric([row[0]], row[6])
+        for i, (name, about) in enumerate(absent, start=6):
+            numbers = GaugeMetricFamily(name, about, labels=["gateway"])
+            for row in self.ledger:
+                numbers.add_metric([row[0]], row[i])
+            families.append(numbers)
         over_quota = CounterMetricFamily(
             "citylab_packs_over_quota",
             "Packs beyond the gateway's quota, of the noisiest",
@@ -205,7 +211,12 @@ class _Figures(Collector):
         )
         for gateway, packs in sorted(found.over_quota.items()):
             over_quota.add_metric([gateway], packs)
-        return [*families, missing, over_quota]
+        still_open = GaugeMetricFamily(
+            "citylab_rejections_open", "Kept rejections that were not taken up", labels=["reason"]
+        )
+        for reason, count in self.open_rejections:
+            still_open.add_metric([reason], count)
+        return [*families, over_quota, still_open]
 
 
 def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:
@@ -249,10 +260,11 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
             found = await health(store, is_open=is_open)
             async with store.transaction(read_only=True) as transaction:
                 ledger = await transaction.fetch(_LEDGER)
+                rejections = [(reason, count) for reason, count in await transaction.fetch(_OPEN)]
         except Unavailable as error:
-            found, ledger = Health([Check("store", ok=False, detail=str(error))]), []
+            found, ledger, rejections = Health([Check("store", ok=False, detail=str(error))]), [], []
         registry = CollectorRegistry()
-        registry.register(_Figures(found, ledger))
+        registry.register(_Figures(found, ledger, rejections))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

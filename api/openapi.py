@@ -1,12 +1,19 @@
-"""The OpenAPI 3.1 description of SensorThings, made from the entity table."""
+"""The OpenAPI 3.1 description of SensorThings, made from the entity table, and the other faces' documents."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
+from api.aggregates import Aggregates, Line
+from api.ledger import LedgerPage
+from api.rejections import RejectionPage, RejectionWithPayload
 from api.sensorthings.requests import ROOT
 from api.sensorthings.requirements import BASE, TASKING_BASE
 from api.sensorthings.statements import LARGEST_PAGE
 from citylab.entities import ENTITY_TYPES, TASK, EntityType, EntityTypes, Kind, Property, Relation
+from citylab.ledger import StreamAccount
+from citylab.rejections import Replay
 
 _TAG = "SensorThings"
 _ANY_JSON = {"description": "Any JSON value."}
@@ -40,6 +47,7 @@ _OPTIONS = {
     "$skiptoken": ("string", "Where the next page goes on: part of `@iot.nextLink`, never written by hand."),
 }
 _SINGLE_OPTIONS = ("$select", "$expand")
+_DOCUMENTS = (LedgerPage, StreamAccount, RejectionPage, RejectionWithPayload, Replay, Aggregates, Line)
 
 
 def complete(document: dict[str, Any], types: EntityTypes = ENTITY_TYPES) -> dict[str, Any]:
@@ -105,7 +113,8 @@ def _schemas(types: EntityTypes) -> dict[str, Any]:
         schemas[entity_type.name] = _read_schema(entity_type)
         schemas[f"New{entity_type.name}"] = _create_schema(entity_type)
         schemas[f"Changed{entity_type.name}"] = _change_schema(entity_type)
-    return schemas
+    _, others = msgspec.json.schema_components(_DOCUMENTS, ref_template="#/components/schemas/{name}")
+    return schemas | others
 
 
 def _property_schema(known: Property) -> dict[str, Any]:

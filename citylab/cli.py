@@ -44,6 +44,8 @@ COMMANDS = {
     "api": Command("api.cli", "Run the open API and the live page.", "fastapi", "platform"),
     "simulate": Command("simulators.simulate", "Play a small synthetic city in real time.", "psycopg", "platform"),
     "replay": Command("simulators.replay", "Send a recording through the broker like any gateway would.", "psycopg", "platform"),
+    "ledger": Command("citylab.ledger_command", "Show what came of each gateway and what is missing, since when and why.", "psycopg", "platform"),
+    "rejections": Command("citylab.rejections_command", "Show what was refused and why; have it taken up again.", "psycopg", "platform"),
     "dashboards": Command("dashboards.cli", "Provision Grafana: folder, data source, dashboards.", "grafana_client", "platform"),
     "bench": Command("simulators.bench", "Measure the platform on this machine.", "psycopg", "platform"),
 }  # fmt: skip

@@ -99,13 +99,11 @@ def read_changes(entity_type: EntityType, document: bytes, *, replace: bool = Fa
             if p.given:
                 values.setdefault(p.name, None)
     links = {
-        name: _targets(relation, members[name], ENTITY_TYPES, "")
+        name: _targets(relation, members[name], None, "")
         for name, relation in entity_type.relations.items()
         if name in members
     }
-    for name, targets in links.items():
-        if any(isinstance(t, Draft) for t in targets):
-            _refuse(name, 'a related entity can only be linked here: {"@iot.id": ...}')
+    for name in links:
         either = entity_type.relations[name].either
         if either is not None and either.other in links:
             _refuse("", f"{entity_type.name} has a {name} or a {either.other}, not both")
@@ -260,7 +258,8 @@ def _number(text: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _targets(relation: Relation, raw: msgspec.Raw, types: EntityTypes, where: str) -> list[Target]:
+def _targets(relation: Relation, raw: msgspec.Raw, types: EntityTypes | None, where: str) -> list[Target]:
+    """What a relation leads to; types: None where entities may only be linked."""
     where = f"{where}{relation.name}"
     if not relation.many:
         return [_target(relation, raw, types, where)]
@@ -271,13 +270,15 @@ def _targets(relation: Relation, raw: msgspec.Raw, types: EntityTypes, where: st
     return [_target(relation, element, types, f"{where}[{i}]") for i, element in enumerate(elements)]
 
 
-def _target(relation: Relation, raw: msgspec.Raw, types: EntityTypes, where: str) -> Target:
+def _target(relation: Relation, raw: msgspec.Raw, types: EntityTypes | None, where: str) -> Target:
     try:
         members = _members.decode(raw)
     except msgspec.DecodeError:
         _refuse(where, 'must be an object: a new entity, or a link {"@iot.id": ...}')
     if "@iot.id" in members:
         return _id(members["@iot.id"], where)
+    if types is None:
+        _refuse(where, 'a related entity can only be linked here: {"@iot.id": ...}')
     return _draft(target(relation, types), members, relation, types, nested=True, where=f"{where}/")
 
 

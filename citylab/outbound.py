@@ -2,6 +2,8 @@
 
 from citylab.model import Event, Micros, NewEvent
 
+LARGEST = 256 * 1024
+"""Bytes of the largest payload that is published: a broker may disconnect who publishes a larger one."""
 GROUP = "bridges"
 """The log's consumer group whose place says how far the topic is published."""
 
@@ -18,7 +20,7 @@ def outbound(
 ) -> NewEvent:
     """The event by which a bridge publishes a message, at least once, in the order of the log.
 
-    gateway: whom it is for, if it is for one. What has not been published at `expires_at` is dropped; None keeps it as
+    payload: at most `LARGEST` bytes; gateway: whom it is for, if it is for one. What has not been published at `expires_at` is dropped; None keeps it as
     long as the log does.
     """
     headers = {"topic": topic, "qos": str(qos), "retain": str(int(retain))}

@@ -283,9 +283,12 @@ def _string(_: Component, value: object) -> str:
 def _time(component: Component, value: object) -> Decimal:
     """A time in ISO 8601, as microseconds; with a unit's code a number of these."""
     if isinstance(value, str):
-        return Decimal(parse_instant(value))
+        try:
+            return Decimal(parse_instant(value))
+        except ValueError:
+            raise _Unfit("is no time in ISO 8601 with an offset") from None
     if not isinstance(component.get("uom", {}).get("code"), str):
-        raise _Unfit("is no time in ISO 8601")
+        raise _Unfit("is no time in ISO 8601 with an offset")
     return _number(component, value)
 
 

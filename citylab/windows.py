@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from citylab.columns import Float64, Int64
-from citylab.model import Quality
+from citylab.model import DAY, Quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +75,40 @@ def fold(
     return Partials(
         series[first_row], start[first_row], count.astype(np.int64), good_count.astype(np.int64),
         mean, m2, least, greatest, first, first_time, last, last_time,
+    )  # fmt: skip
+
+
+ORIGIN = 4 * DAY  # Monday, 1970-01-05: weeks begin on Mondays; minutes, hours and days do not notice
+
+
+def merge(parts: Partials, *, width: int) -> Partials:
+    """The aggregates of wider windows, of `width` µs from `ORIGIN` on, by Chan's merge of all their parts.
+
+    parts: of windows that do not overlap within a series, sorted by series and start.
+    """
+    start = parts.start - (parts.start - ORIGIN) % width
+    edge = np.ones(len(start), np.bool_)
+    edge[1:] = (parts.series[1:] != parts.series[:-1]) | (start[1:] != start[:-1])
+    begins = np.flatnonzero(edge)
+    group, groups = np.cumsum(edge) - 1, len(begins)
+    count = np.bincount(group, parts.count, groups).astype(np.int64)
+    good = np.bincount(group, parts.good, groups).astype(np.int64)
+    some = good > 0
+    chosen = parts.good > 0
+    inside, weight = group[chosen], parts.good[chosen].astype(np.float64)
+    mean = np.full(groups, np.nan)
+    m2, least, greatest, first, last = (mean.copy() for _ in range(5))
+    first_time, last_time = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+    if len(inside):
+        mean[some] = np.bincount(inside, weight * parts.mean[chosen], groups)[some] / good[some]
+        away = parts.mean[chosen] - mean[inside]
+        m2[some] = np.bincount(inside, parts.m2[chosen] + weight * away * away, groups)[some]
+        heads = np.flatnonzero(np.r_[True, inside[1:] != inside[:-1]])
+        tails = np.r_[heads[1:], len(inside)] - 1
+        least[some] = np.minimum.reduceat(parts.least[chosen], heads)
+        greatest[some] = np.maximum.reduceat(parts.greatest[chosen], heads)
+        first[some], last[some] = parts.first[chosen][heads], parts.last[chosen][tails]
+        first_time[some], last_time[some] = parts.first_time[chosen][heads], parts.last_time[chosen][tails]
+    return Partials(
+        parts.series[begins], start[begins], count, good, mean, m2, least, greatest, first, first_time, last, last_time
     )  # fmt: skip

@@ -61,7 +61,7 @@ class Write:
     """Everything that a batch of events becomes, for one transaction.
 
     receipt, record: int64, shape (n,), which pack and which record of it each row of `rows` came from.
-    catalogue_version: at which the rows were resolved; closes: for a write that takes rejections up again, their ids, one a receipt; published: ids of updates that the
+    catalogue_version: at which the rows were resolved; closes: for a write that takes rejections up again, their ids, one a receipt; replay: the request that had them taken up; published: ids of updates that the
     log has, to be forgotten. Rows of Things that move need no feature: they get that of where their Thing was;
     least_move: m, nearer positions make no Location.
     """
@@ -74,6 +74,7 @@ class Write:
     spans: Sequence[Span] = ()
     catalogue_version: int | None = None
     closes: Sequence[int] = ()
+    replay: int | None = None
     published: Sequence[int] = ()
     least_move: float = LEAST_MOVE
 

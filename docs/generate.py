@@ -201,8 +201,8 @@ def _errors() -> Iterator[str]:
         "",
         "## Why a record is rejected",
         "",
-        "A rejected record is kept with its reason (`grafana.rejections` in the store), and counted in the ledger and in",
-        "`citylab_records_rejected_total`. The other records of its pack are stored.",
+        "A rejected record is kept with its reason (`citylab rejections list`), and counted in the ledger and in",
+        "`citylab_records_rejected_total`. The other records of its pack are stored. `citylab rejections replay` takes it up again.",
         "",
     )
     yield from _table(
@@ -250,7 +250,9 @@ def _metrics() -> Iterator[str]:
         "",
     )
     families: list[Metric] = _Figures(
-        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}), [("a", 0, 0, 0, 0, 0, 0)]
+        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}),
+        [("a", 0, 0, 0, 0, 0, 0, 0)],
+        [("a", 0)],
     ).collect()
     yield from _table(("metric", "type", "labels", "what it is"), (
         (

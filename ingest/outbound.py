@@ -14,7 +14,7 @@ import structlog
 
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Event, Micros, NewEvent, Position, Topic
-from citylab.outbound import GROUP, is_due
+from citylab.outbound import GROUP, LARGEST, is_due
 from citylab.ports import START, BrokerConnection, EventLog
 from citylab.times import now
 
@@ -139,6 +139,8 @@ class Outbound:
         """Give an event to the connection: its packet number, 0 for one that cannot be published, None without connection."""
         qos, retain = int(event.headers.get("qos", 1)), event.headers.get("retain") == "1"
         try:
+            if len(event.value) > LARGEST:
+                raise ValueError(f"it has {len(event.value)} bytes, and {LARGEST} are the most")
             return self.connection.publish(event.headers["topic"], event.value, qos=qos, retain=retain)
         except (ValueError, KeyError) as error:
             log.error("dropped what cannot be published", key=event.key, offset=event.offset, why=repr(error))

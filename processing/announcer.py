@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from typing import NoReturn
 
 import structlog
 
@@ -16,7 +17,7 @@ from citylab.columns import decode_update
 from citylab.entities import ENTITY_TYPES, EntityTypes
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import MINUTE, Batch, Micros, NewEvent, Position, Topic
-from citylab.outbound import GROUP, outbound
+from citylab.outbound import GROUP, LARGEST, outbound
 from citylab.policy import Visible, everything
 from citylab.ports import EventLog, Store, Transaction
 from citylab.times import now
@@ -71,8 +72,8 @@ class Announcer:
         self.messages = 0
         self._visible, self._types = visible, types
         self._of_observations = reading_observations(visible)
-        self._waiting = Waiting(2 * per_second)
-        self._left_out = 0  # by queues before this one
+        self._waiting = Waiting(_most_waiting(per_second))
+        self._left_out = self._too_large = 0
         self._more = asyncio.Event()
         self._span: Span | None = None
         self._tokens, self._since, self._looked = 0.0, monotonic(), 0.0
@@ -80,16 +81,16 @@ class Announcer:
 
     @property
     def left_out(self) -> int:
-        """Observations that were not announced, because a newer one of their Datastream was."""
-        return self._left_out + self._waiting.left_out
+        """What was not announced: Observations, because a newer one of their Datastream was; messages that are too large."""
+        return self._left_out + self._waiting.left_out + self._too_large
 
     async def run(self, well: Callable[[], None]) -> None:
         """Announce until cancelled. well: is told when store and log answer. Raises `Unavailable`."""
         if not self.per_second:
-            await self._forget()
-            return
+            await self._forget(well)
         while True:
-            self._left_out, self._waiting, self._span = self.left_out, Waiting(2 * self.per_second), None
+            self._left_out += self._waiting.left_out
+            self._waiting, self._span = Waiting(_most_waiting(self.per_second)), None
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(await self._start()))
@@ -113,12 +114,13 @@ class Announcer:
         await self.store.save(bookkeeping(spans=spans))
         return {**places, **new}
 
-    async def _forget(self) -> None:
+    async def _forget(self, well: Callable[[], None]) -> NoReturn:
         """Without announcements: keep nothing for a later day."""
         await self._forget_places()
         while True:
             async with self.store.transaction() as transaction:
                 await transaction.execute("DELETE FROM pending_announcements")
+            well()
             await asyncio.sleep(60)
 
     async def _forget_places(self) -> None:
@@ -171,6 +173,10 @@ class Announcer:
 
     async def _announce_changes(self, *, share: float) -> None:
         most = max(int(self._tokens * share) // _A_CHANGE, 1)
+        async with self.store.transaction(read_only=True) as transaction:
+            ((waits,),) = await transaction.fetch("SELECT EXISTS (SELECT FROM pending_announcements)")
+        if not waits:
+            return
         async with self.store.transaction() as transaction:
             changes = coalesced(await transaction.fetch(_TAKE, (most,)), self._types)
             await self._append(await self._told(transaction, changes))
@@ -183,7 +189,7 @@ class Announcer:
         told: dict[int, list[Announcement]] = {}
         for name, of_type in places.items():
             parameters = {"base": self.base, "ids": list(of_type)}
-            sql = reading(self._types[name], self._visible)
+            sql = reading(self._types[name], self._visible, self._types)
             for own, *found in await transaction.fetch(sql, parameters):
                 told[of_type[own]] = list(of_change(changes[of_type[own]], *found))
         return [message for _, messages in sorted(told.items()) for message in messages]
@@ -213,11 +219,18 @@ class Announcer:
 
     async def _append(self, messages: Iterable[Announcement]) -> None:
         moment = self.clock()
-        events: list[NewEvent] = [
-            outbound(topic, payload, now=moment, expires_at=moment + EXPIRES_AFTER)
-            for topic, payload in messages
-        ]
+        events: list[NewEvent] = []
+        for topic, payload in messages:
+            if len(payload) > LARGEST:
+                self._too_large += 1
+                continue
+            events.append(outbound(topic, payload, now=moment, expires_at=moment + EXPIRES_AFTER))
         if events:
             await self.log.append(Topic.OUTBOUND, events)
         self._tokens -= len(events)
         self.messages += len(events)
+
+
+def _most_waiting(per_second: int) -> int:
+    """Observations that wait before older ones give way: two seconds' worth."""
+    return 2 * per_second // _AN_OBSERVATION + 1

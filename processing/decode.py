@@ -5,9 +5,9 @@ Pure: no connection, no clock. `resolve` makes columns of the records; here they
 
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,12 +16,14 @@ from citylab import senml
 from citylab.columns import NO_TIME, Float64, Int64, Observations
 from citylab.errors import Rejected
 from citylab.model import HOUR, SECOND, Batch, Event, Micros, Reason, Topic
+from citylab.ports import START
 from citylab.senml import Record
 from citylab.times import format_instant
 from citylab.writes import LEAST_MOVE, NewRejection, Receipt, Span, Write
 from processing.catalogue import NO_STREAM, Catalogue, Kind
 from processing.resolve import QUALITY, BoolArray, Columns, Times, resolve
 
+HOLDS_NUL = "its text holds the character NUL, which the store cannot keep"
 _KIND = {"vs": Kind.TEXT, "vb": Kind.BOOLEAN, "vd": Kind.TEXT}
 
 
@@ -206,7 +208,7 @@ def _verdicts(c: _Candidates, rules: Rules) -> Iterator[tuple[BoolArray, Reason,
     endless |= (kind == Kind.NUMBER) & ~np.isfinite(c.number)
     yield endless, Reason.NOT_FINITE, "NaN and infinity are no measurements"
     yield ~c.times.finite, Reason.NOT_FINITE, "the time is not finite"
-    yield unkeepable, Reason.TYPE_MISMATCH, "its text holds the character NUL, which the store cannot keep"
+    yield unkeepable, Reason.TYPE_MISMATCH, HOLDS_NUL
 
     unknown = c.slot == NO_STREAM
     detail = "no Datastream has this stream name; it is taken up when a descriptor registers it"
@@ -244,24 +246,39 @@ def _sparse(index: Int64, values: dict[int, str]) -> list[str | None] | None:
 
 
 class OpenRejection(msgspec.Struct, frozen=True):
-    """A rejected record as the store keeps it, that may be stored by now. content: what `NewRejection.content` was."""
+    """A rejected record as the store keeps it, that may be stored by now. content: as `NewRejection.content`.
+
+    asked: whether somebody asked for it, and not only its stream is known now.
+    """
 
     id: int
     receipt: Receipt
     record: int
     content: dict[str, Any]
+    asked: bool = False
+
+
+class RefusedPack(NamedTuple):
+    """A pack that was refused whole, as the store keeps it."""
+
+    id: int
+    topic: Topic
+    event: Event
 
 
 def take_up(rejections: Iterable[OpenRejection], catalogue: Catalogue, rules: Rules) -> Write:
-    """Hold rejected records against the catalogue again: a write that closes those whose stream is known now."""
+    """Hold rejected records against the catalogue again: a write that closes those whose stream is known now.
+
+    Those that were asked for are closed in any case: what is still against them is a rejection of this write.
+    """
     columns = Columns()
-    known = [rejection for rejection in rejections if rejection.content["n"] in catalogue]
+    known = [one for one in rejections if one.asked or one.content["n"] in catalogue]
     for row, rejection in enumerate(known):
         content = rejection.content
         name, unit = content["n"], content.get("u")
         slot = catalogue.slots.get((name, unit))
         if slot is None:
-            slot = catalogue.by_name[name]
+            slot = catalogue.by_name.get(name, NO_STREAM)
             columns.unmatched[row] = name, unit
         for label in _KIND:
             if label in content:
@@ -271,15 +288,21 @@ def take_up(rejections: Iterable[OpenRejection], catalogue: Catalogue, rules: Ru
         if "quality" in content:
             columns.quality[row] = QUALITY[content["quality"]]
         columns.slot.append(slot)
-        columns.number.append(content.get("v"))
+        columns.number.append(float(content["v"]) if "v" in content else None)
         columns.record.append(rejection.record)
     receipts = [rejection.receipt for rejection in known]
-    time = np.array([rejection.content["time"] for rejection in known], np.int64)
-    nowhere = np.zeros(len(known), np.bool_)
-    times = Times(time, nowhere, ~nowhere)
+    finite = np.array(["time" in rejection.content for rejection in known], np.bool_)
+    time = np.array([rejection.content.get("time", 0) for rejection in known], np.int64)
+    times = Times(time, np.zeros(len(known), np.bool_), finite)
     candidates = _Candidates(columns, times, receipts, np.arange(len(known)), catalogue)
     rows, receipt, record, again = _judge(candidates, rules)
     return Write(
         rows=rows, receipt=receipt, record=record, receipts=receipts, rejections=again,
         catalogue_version=catalogue.version, closes=[rejection.id for rejection in known], least_move=rules.least_move,
     )  # fmt: skip
+
+
+def take_up_packs(packs: Sequence[RefusedPack], catalogue: Catalogue, rules: Rules) -> Write:
+    """Decode packs again that were refused whole: a write that closes their rejections."""
+    batches = [Batch(pack.topic, pack.event.partition, START, [pack.event], START) for pack in packs]
+    return replace(decode(batches, catalogue, rules), spans=(), closes=[pack.id for pack in packs])

@@ -22,8 +22,8 @@ from processing.catalogue import EMPTY, Catalogue
 from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
-from processing.rejected import open_rejections, refused
-from processing.resend import LOOK_EVERY, ask_again, ends_of
+from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
+from processing.resend import LOOK_EVERY, ask_again
 from processing.tasks import send_due
 from processing.workers import Share, Workers
 
@@ -316,6 +316,26 @@ class Processing:
             except PositionMoved:
                 continue  # another worker has taken them up
             log.info("took up rejected records", records=len(rejections))
+        while replay := await next_replay(self.store):
+            await self._replay(replay)
+
+    async def _replay(self, replay: Replay) -> None:
+        """Take up what somebody asked for; what the store refuses, though nothing here is against it, stays rejected."""
+        try:
+            saved = await self._store(replay.write(self._catalogue, self.rules), replay.write)
+        except PositionMoved:
+            return  # another worker has taken them up
+        except Rejected as error:
+            parts = replay.singly()
+            if len(parts) == 1:
+                await keep_waiting_no_longer(self.store, replay, error.detail)
+                return
+            for part in parts:
+                await self._replay(part)
+            return
+        log.info(
+            "took up rejections that were asked for", stored=saved.stored, rejected=saved.rejected.total()
+        )
 
     # -- registrations -----------------------------------------------------------------------------------------------
 
@@ -327,7 +347,7 @@ class Processing:
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
-                    await status(self.store, batch, await ends_of(self.log))
+                    await status(self.store, batch, await self.log.ends(Topic.PACKS))
                 elif topic == Topic.CREATES:
                     await create(self.store, self.writes, batch, self.types)
                 else:
@@ -375,7 +395,7 @@ class Processing:
 
     async def _listen(self) -> None:
         """Other writers' doings: observations that came through the API, and changes of the catalogue."""
-        async for _ in self.store.notifications("citylab_updates", "citylab_catalogue"):
+        async for _ in self.store.notifications("citylab_updates", "citylab_catalogue", "citylab_replays"):
             if self.workers.is_first:
                 await self._publish_left(every_source=False)
             async with self.store.transaction(read_only=True) as transaction:

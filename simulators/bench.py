@@ -258,6 +258,12 @@ def api(
         float, typer.Option(min=1_000, help="How many are stored; 1e7 is a big city's year.")
     ] = 1e6,
     seconds: Annotated[float, typer.Option(help="How long each figure is measured.")] = 3.0,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Let the filled store stay, and use it if it is there: what was written stays too."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fill a store and ask the API for what clients ask for, on 1 and on 8 connections.
@@ -266,6 +272,6 @@ def api(
     """
     run(
         "bench",
-        lambda settings: bench_api(settings, only, int(observations), seconds, json),
+        lambda settings: bench_api(settings, only, int(observations), seconds, keep=keep, as_json=json),
         of_running_city=False,
     )

@@ -37,6 +37,10 @@ _VARIANTS = 64  # different requests of a shape, asked in turn
 _ROWS_A_WRITE = 50_000
 _DISTRICTS = 10
 _SAFE = "()$,;/:='"  # of a query
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}  # the generator keeps its own
 
 
 class Filled(NamedTuple):
@@ -152,9 +156,20 @@ class Result(msgspec.Struct):
 
 
 async def fill(store: Store, observations: int, say: Console) -> Filled:
-    """Fill an empty store: Things on a grid with two Datastreams each, values every ten minutes, in the order of time."""
+    """Fill a store: Things on a grid with two Datastreams each, values every ten minutes, in the order of time.
+
+    One that was kept is full already.
+    """
     lengths = [LONG] * min(FIRST, max(observations // LONG, 1))
     lengths += [SHORT] * (max(0, observations - sum(lengths)) // SHORT)
+    total = sum(lengths)
+    if await value(store, "SELECT count(*) FROM latest"):
+        await _check(store, total)
+        async with store.transaction(read_only=True) as transaction:
+            things = [row[0] for row in await transaction.fetch("SELECT id FROM things ORDER BY id")]
+            series = [row[0] for row in await transaction.fetch("SELECT id FROM datastreams ORDER BY id")]
+        say.print(f"{len(things):,} Things, {len(series):,} Datastreams, {total:,} observations are there")
+        return Filled(things, series, total)
     began = time.monotonic()
     things = []
     async with store.transaction() as transaction:
@@ -179,15 +194,18 @@ async def fill(store: Store, observations: int, say: Console) -> Filled:
     say.print(f"{len(things):,} Things, {len(datastreams):,} Datastreams in {time.monotonic() - began:.0f} s")
     began = time.monotonic()
     await _fill_rows(store, datastreams, features, np.array(lengths, np.int64))
-    total = sum(lengths)
     say.print(f"{total:,} observations in {time.monotonic() - began:.0f} s")
     async with store.transaction(read_only=True) as transaction:
         await transaction.execute("DELETE FROM pending_updates")
         await transaction.execute("VACUUM ANALYZE")
-    found = await value(store, "SELECT sum(count)::int8 FROM latest")
-    if found != total:
-        raise CitylabError(f"{found:,} of {total:,} observations are in the store")
+    await _check(store, total)
     return Filled(things, datastreams.tolist(), total)
+
+
+async def _check(store: Store, total: int) -> None:
+    found = await value(store, "SELECT sum(count)::int8 FROM latest")
+    if found < total:
+        raise CitylabError(f"{found:,} of {total:,} observations are in the store")
 
 
 async def _fill_rows(store: Store, datastreams: Int64, features: Int64, lengths: Int64) -> None:
@@ -249,6 +267,7 @@ async def _load(task: LoadTask) -> Outcome:
         "simulators.http_load",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=os.environ | _MEMORY,
     )
     try:
         told, _ = await child.communicate(msgspec.json.encode(task))
@@ -285,14 +304,14 @@ async def measure(shape: Shape, filled: Filled, city: City, seconds: float) -> R
 
 
 async def bench_api(
-    settings: Settings, only: Sequence[str], observations: int, seconds: float, as_json: bool
+    settings: Settings, only: Sequence[str], observations: int, seconds: float, *, keep: bool, as_json: bool
 ) -> None:
-    """Fill, measure, and print."""
+    """Fill, measure, and print. keep: let the store stay, for the next run over as many."""
     say = Console(stderr=True)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # what is started from here inherits them
     results = []
     async with (
-        city_apart(settings, "api") as city,
+        city_apart(settings, "api", kept=f"bench-api-{observations}" if keep else None) as city,
         wiring.opened(wiring.store(city.settings, name="bench")) as store,
     ):
         filled = await fill(store, observations, say)

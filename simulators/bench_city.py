@@ -19,22 +19,27 @@ from citylab.up import City
 
 
 @asynccontextmanager
-async def city_apart(settings: Settings, *names: str) -> AsyncIterator[City]:
+async def city_apart(settings: Settings, *names: str, kept: str | None = None) -> AsyncIterator[City]:
     """A city for the bench alone: embedded engines in a new folder, or the real ones with names of its own.
 
-    names: the services that it runs.
+    names: the services that it runs. kept: what its folder, in that of the settings' data, or its database is called if
+    it is to stay and serve again.
     """
-    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
+    mark = kept or f"bench-{secrets.token_hex(4)}"
+    folder = settings.data / kept if kept else Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
-    mark = f"bench-{secrets.token_hex(4)}"
     changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
     if settings.log_url.startswith("kafka:"):
         changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
     async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if kept is None:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if not settings.store_url.startswith("embedded:"):
             database = mark.replace("-", "_")
-            changes["store_url"] = await stack.enter_async_context(_database(settings, database))
+            changes["store_url"] = await stack.enter_async_context(
+                _database(settings, database, keep=kept is not None)
+            )
         city = City(settings.replaced(**changes), names=names)
         await stack.enter_async_context(city.running())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -47,14 +52,17 @@ async def city_apart(settings: Settings, *names: str) -> AsyncIterator[City]:
 
 
 @asynccontextmanager
-async def _database(settings: Settings, name: str) -> AsyncIterator[str]:
-    """A database of its own on the server that the settings name; dropped at the end."""
+async def _database(settings: Settings, name: str, *, keep: bool) -> AsyncIterator[str]:
+    """A database of its own on the server that the settings name; dropped at the end unless it is kept."""
     async with wiring.store(settings, name="bench") as store:
-        await _alone(store, f"CREATE DATABASE {name}")
+        there = await value(store, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'")  # noqa: S608
+        if not (keep and there):
+            await _alone(store, f"CREATE DATABASE {name}")
         try:
             yield f"{settings.store_url.rpartition('/')[0]}/{name}"
         finally:
-            await _alone(store, f"DROP DATABASE {name} WITH (FORCE)")
+            if not keep:
+                await _alone(store, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _alone(store: Store, statement: str) -> None:

@@ -1,6 +1,6 @@
 """`CreateObservations` (OGC 18-088 §11.2.2): groups of rows read into columns, without an object a row in the plain case.
 
-Plain is a group whose results are numbers and whose times are such as 2026-05-01T07:00:00Z; every other group is read row by
+Plain is a group whose results are numbers and whose times are such as 2026-05-01T07:00:00.250Z; every other group is read row by
 row, as a POST of each row would be, and says of each row that cannot be stored why.
 """
 
@@ -177,21 +177,37 @@ def gives_back(number: float, text: bytes) -> bool:
 
 
 _FORM = b'"0000-00-00T00:00:00Z"'
-_DIGIT = np.frombuffer(_FORM, np.uint8) == ord("0")
+_SECONDS = len(_FORM) - 2  # bytes before the Z, or before a fraction
+_LONGEST_FRACTION = 6  # digits of whole microseconds
 
 
 def _instants(cells: Sequence[msgspec.Raw]) -> Int64 | None:
-    """µs of texts in the most common form; None if one of them is not."""
+    """µs of texts in the most common form, with a fraction or without; None if one of them is not."""
     texts = [bytes(cell) for cell in cells]
-    if set(map(len, texts)) != {len(_FORM)}:
+    length = np.fromiter(map(len, texts), np.int64, len(texts))
+    micros = np.zeros(len(texts), np.int64)
+    for one in np.unique(length).tolist():
+        rows = np.flatnonzero(length == one)
+        some = texts if len(rows) == len(texts) else [texts[i] for i in rows.tolist()]
+        found = _instants_of_length(some, one)
+        if found is None:
+            return None
+        micros[rows] = found
+    return micros
+
+
+def _instants_of_length(texts: Sequence[bytes], length: int) -> Int64 | None:
+    fraction = length - len(_FORM) - 1  # digits; -1: there is none, and no point
+    if fraction == 0 or not -1 <= fraction <= _LONGEST_FRACTION:
         return None
-    table = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), len(_FORM)).astype(np.int64)
-    digits = table[:, _DIGIT] - ord("0")
-    if (
-        (digits < 0).any()
-        or (digits > 9).any()
-        or (table[:, ~_DIGIT] != np.frombuffer(_FORM, np.uint8)[~_DIGIT]).any()
-    ):
+    form = _FORM[:_SECONDS] + (b"." + b"0" * fraction if fraction > 0 else b"") + _FORM[_SECONDS:]
+    pattern = np.frombuffer(form, np.uint8)
+    digit = pattern == ord("0")
+    table = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), length)
+    if (table[:, ~digit] != pattern[~digit]).any():
+        return None
+    digits = table[:, digit].astype(np.int64) - ord("0")
+    if (digits < 0).any() or (digits > 9).any():
         return None
     year = digits[:, :4] @ np.array([1000, 100, 10, 1])
     month, day, hour, minute, second = (digits[:, i] * 10 + digits[:, i + 1] for i in range(4, 14, 2))
@@ -201,7 +217,8 @@ def _instants(cells: Sequence[msgspec.Raw]) -> Int64 | None:
         return None
     if ((year < 1) | (month < 1) | (month > 12) | (hour > 23) | (minute > 59) | (second > 59)).any():
         return None
-    micros: Int64 = days.astype(np.int64) * DAY + hour * HOUR + minute * MINUTE + second * SECOND
+    below = digits[:, 14:] @ 10 ** np.arange(5, 5 - max(fraction, 0), -1, dtype=np.int64)
+    micros: Int64 = days.astype(np.int64) * DAY + hour * HOUR + minute * MINUTE + second * SECOND + below
     return micros
 
 

@@ -12,7 +12,6 @@ import msgspec
 from api.sensorthings.errors import Fault, RequestError
 from api.sensorthings.expressions import unknown
 from api.sensorthings.members import Members, member_jsonb, select
-from api.sensorthings.ordering import token_sql
 from api.sensorthings.resource import Resource
 from api.sensorthings.rows import Row, is_related
 from api.sensorthings.statements import Compiled, Compiler, Parts, Rows, located
@@ -40,8 +39,8 @@ def data_array(rows: Rows, query: Query, top: int) -> Parts:
         paths = select(OBSERVATION, query.select, links=False).paths
     names: list[str] = []
     cells: list[Piece] = []
-    own = Sql(page.column(page.row.column("id")))
-    link: list[Piece] = ['"', Sql(BASE), "Observations(", own, ")"]
+    own = Sql(page.column(page.row.column("id")), always=True)
+    link: list[Piece] = ['"', Sql(BASE, always=True), "Observations(", own, ")"]
     for path in paths:
         first, *members = path
         relation = OBSERVATION.relations.get(str(first))
@@ -59,29 +58,31 @@ def data_array(rows: Rows, query: Query, top: int) -> Parts:
             json = property_json(known, columns)
             if members:
                 json = f"{member_jsonb(known, columns, path[1:], page.row.statement.parameters)}::text"
-            pieces = [Sql(f"coalesce({json}, 'null')")]
+            pieces = [Sql(f"coalesce({json}, 'null')", always=True)]
         names.append(msgspec.json.encode(name).decode())
         cells += [",", *pieces]
     series = [page.column(page.row.column(_SERIES[0].column))]
     series += [page.column(r.either.holds.format(row=page.row.alias)) for r in _SERIES if r.either]
-    token = token_sql([page.column(key.sql) for key in rows.keys])
-    alias = page.alias
-    shown = f"FILTER (WHERE {alias}.n <= {top})"
+    columns = [f"{concat(_bracketed(cells))} AS j", *rows.token_columns()]
+    columns += [f"{column} AS s{i}" for i, column in enumerate(series)]
+    name = page.row.statement.name("n")
+    of_group = [f"{name}.s{i}" for i in range(len(series))]
+    shown = f"FILTER (WHERE {name}.n <= {top})"
     group = concat(
         [
             '{"',
-            Sql(_series_link(series)),
+            Sql(_series_link(of_group)),
             f')","components":[{",".join(names)}],"dataArray@iot.count":',
             Sql(f"count(*) {shown}"),
             ',"dataArray":[',
-            Sql(f"string_agg({concat(_bracketed(cells))}, ',' ORDER BY {alias}.n) {shown}"),
+            Sql(f"string_agg({name}.j, ',' ORDER BY {name}.n) {shown}"),
             "]}",
         ]
     )
     groups = (
-        f"SELECT {group} AS j, min({alias}.n) AS first, count(*) AS rows,"
-        f" max({token}) FILTER (WHERE {alias}.n = {top}) AS token"
-        f" FROM ({rows.numbered(query, top)}) AS {alias} GROUP BY {', '.join(series)}"
+        f"SELECT {group} AS j, min({name}.n) AS first, count(*) AS rows,"
+        f" max({rows.token(name)}) FILTER (WHERE {name}.n = {top}) AS token"
+        f" FROM ({rows.numbered(query, top, columns)}) AS {name} GROUP BY {', '.join(of_group)}"
     )
     found = "coalesce(sum(g.rows), 0)::int8"
     return Parts(

@@ -214,12 +214,18 @@ class SensorThings:
     ) -> list[tuple[Any, ...]]:
         """Run a statement, in wider and wider windows until its page is whole."""
         parameters = await self._geometries.fill(transaction, parameters)
-        if statement.window is None:
+        window = statement.window
+        if statement.first:
+            instant = {} if window is None else {"from": window.instant}
+            rows = await transaction.fetch(statement.first, parameters | instant)
+            if rows[0][1] >= statement.wanted:
+                return rows
+        if window is None:
             return await transaction.fetch(statement.sql, parameters)
-        rows: list[tuple[Any, ...]] = []
-        for low, high in statement.window.windows(await self._extent_now(transaction)):
+        rows = []
+        for low, high in window.windows(await self._extent_now(transaction)):
             rows = await transaction.fetch(statement.sql, parameters | {"from": low, "to": high})
-            if rows[0][1] >= statement.window.rows - statement.window.skipped:
+            if rows[0][1] >= window.rows - window.skipped:
                 break
         return rows
 

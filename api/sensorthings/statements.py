@@ -18,7 +18,7 @@ from api.sensorthings.ordering import Key, after_token, order_of, token_sql
 from api.sensorthings.resource import Resource, Step
 from api.sensorthings.rows import Row, Statement, is_related
 from api.sensorthings.syntax import Expand, Query
-from api.sensorthings.windows import Windowed, windowed
+from api.sensorthings.windows import Windowed, first_datastream, of_first_datastreams, windowed
 from citylab.entities import (
     DATASTREAM,
     ENTITY_TYPES,
@@ -35,6 +35,8 @@ from citylab.policy import Visible
 
 LARGEST_PAGE = 10_000
 LARGEST_TEXT = 8 << 20  # bytes of the entities on a page with others inside them
+ANCHORED = 128  # every such id is in the index observations_anchors
+_PAGES = 5  # of the table, from an anchor on: more than lie between two
 _GEOMETRIES = frozenset({"location", "feature", "observedArea"})
 _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Observations"])
 
@@ -42,12 +44,16 @@ _COUNTED = (DATASTREAM.relations["Observations"], MULTI_DATASTREAM.relations["Ob
 class Compiled(NamedTuple):
     """A statement whose parameters lack only `base`, the address of the service, and the ids `id0`, `id1`, ...
 
-    window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried.
+    window: how its page is looked for; its parameters `from` and `to` are then the bounds of the window tried;
+    first: the statement that is tried before, whose page stands if it is full, with `wanted` rows: it looks at the
+    instant `from` alone, or at the first Datastreams.
     """
 
     sql: str
     parameters: dict[str, object]
     window: Windowed | None = None
+    first: str = ""
+    wanted: int = 0
 
 
 @dataclass(slots=True)
@@ -57,6 +63,7 @@ class Page:
     row: Row
     alias: str
     columns: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def column(self, sql: str) -> str:
         """Take a column, or any expression of the inner query, out."""
@@ -66,6 +73,18 @@ class Page:
     def property(self, known: Property) -> list[str]:
         """Take a property's columns out."""
         return [self.column(self.row.column(c, computed=known.computed)) for c in known.columns]
+
+    def text(self, sql: str) -> str:
+        """Make a text of the columns once for each row of the page, for several places in its JSON."""
+        name = self.texts.setdefault(sql, f"t{len(self.texts)}")
+        return f"{self.alias}.{name}"
+
+    def source(self, inner: str) -> str:
+        """The FROM item of the outer query over an inner one, with the texts."""
+        if not self.texts:
+            return f"({inner}) AS {self.alias}"
+        texts = ", ".join(f"{sql} AS {name}" for sql, name in self.texts.items())
+        return f"(SELECT *, {texts} FROM ({inner}) AS {self.alias} OFFSET 0) AS {self.alias}"
 
     def select(self, where: str) -> str:
         """The inner query; to be written when every column has been taken."""
@@ -87,9 +106,22 @@ class Rows(NamedTuple):
         skip = query.skip if query.skiptoken is None else 0
         return f"{self.page.select(self.where)} ORDER BY {order}{limited} OFFSET {skip}"
 
-    def numbered(self, query: Query, top: int) -> str:
-        """The page and the first row of the next, numbered from 1 in the column n."""
-        return f"SELECT *, row_number() OVER () AS n FROM ({self.ordered(query, top + 1 if top else 0)}) AS q"
+    def numbered(self, query: Query, top: int, columns: Sequence[str], joins: Sequence[str] = ()) -> str:
+        """Columns over the page and the first row of the next, numbered from 1 in the column n.
+
+        Numbering copies every row, so it is the last step, over no more columns than those.
+        """
+        source = self.page.source(self.ordered(query, top + 1 if top else 0))
+        made = f"SELECT {', '.join(columns)} FROM {source}{''.join(joins)} OFFSET 0"
+        return f"SELECT *, row_number() OVER () AS n FROM ({made}) AS q"
+
+    def token_columns(self) -> list[str]:
+        """The keys of the order, each as SQL that names it: what a token is made of."""
+        return [f"{self.page.column(key.sql)} AS k{i}" for i, key in enumerate(self.keys)]
+
+    def token(self, alias: str) -> str:
+        """SQL of the token of a row that has `token_columns`."""
+        return token_sql([f"{alias}.k{i}" for i in range(len(self.keys))])
 
 
 class Parts(NamedTuple):
@@ -118,13 +150,34 @@ class Compiler:
         JSON of the entities, how many were found (one more than the page has, if there are more), the next page's
         token or null, the count or null, whether the parent exists.
         """
+        top = self.top(query)
+        if resource.entity_type is not OBSERVATION or len(resource.steps) > 1 or not top:
+            return self._page_of(resource, query, render, None)
+        window = windowed(query, top)
+        compiled = self._page_of(resource, query, render, window)
+        after = first_datastream(query) if window is None else window.after
+        if after is None:
+            return compiled
+
+        def narrowed(alias: str) -> list[str]:
+            return [of_first_datastreams(alias, top + 1)] if window is None else window.at_instant(alias)
+
+        first = self._page_of(resource, query, render, window, narrowed).sql
+        parameters = compiled.parameters | {"after": str(after)}
+        return compiled._replace(parameters=parameters, first=first, wanted=top + 1)
+
+    def _page_of(
+        self,
+        resource: Resource,
+        query: Query,
+        render: Render | None,
+        window: Windowed | None,
+        narrowed: Callable[[str], list[str]] | None = None,
+    ) -> Compiled:
+        """A page; narrowed: conditions of its rows that stand in the window's place."""
         statement = Statement(self._visible, self.types)
         step = resource.steps[-1]
         owner = self._owner_sql(resource.steps)
-
-        window = None
-        if step.entity_type is OBSERVATION and len(resource.steps) == 1 and self.top(query):
-            window = windowed(query, self.top(query))
 
         def conditions(alias: str) -> list[str]:
             return self._reached(resource.steps, alias)
@@ -137,6 +190,7 @@ class Compiler:
             reference=resource.reference,
             nested=False,
             window=window,
+            narrowed=narrowed,
             render=render,
             relation=step.relation,
             owner=owner,
@@ -162,7 +216,7 @@ class Compiler:
             owner=self._owner_sql(resource.steps),
         )
         text, joins = render(rows)
-        source = f"({rows.ordered(query, query.top)}) AS {rows.page.alias}{''.join(joins)}"
+        source = f"{rows.page.source(rows.ordered(query, query.top))}{''.join(joins)}"
         return Compiled(f"SELECT {text} FROM {source}", statement.parameters.values)
 
     def entity(self, resource: Resource, query: Query) -> Compiled:
@@ -176,7 +230,8 @@ class Compiler:
         # Which transaction wrote the row: computed properties, which are in another table, do not change it.
         tag = "NULL" if query.expand or resource.reference else f"{page.column(row.column('xmin'))}::text"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        sql = f"SELECT {json}, {tag} FROM ({page.select(where)} OFFSET 0) AS {page.alias}{''.join(joins)}"
+        inner = _one(resource.steps, page.select(where), row.alias)
+        sql = f"SELECT {json}, {tag} FROM {page.source(inner + ' OFFSET 0')}{''.join(joins)}"
         return Compiled(sql, statement.parameters.values)
 
     def observations_by_key(self) -> Compiled:
@@ -189,7 +244,7 @@ class Compiler:
         key = ", ".join(row.column(column) for column in OBSERVATION.default_order)
         keys = "SELECT * FROM unnest(%(series)s::int8[], %(times)s::timestamptz[], %(ids)s::int8[])"
         where = self._where(row, [f"({key}) IN ({keys})"], Query())
-        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM ({page.select(where)} OFFSET 0) AS {page.alias}"
+        sql = f"SELECT {own}, {concat(pieces)}, {tag}::text FROM {page.source(page.select(where) + ' OFFSET 0')}"
         return Compiled(sql, statement.parameters.values)
 
     def property(self, resource: Resource) -> Compiled:
@@ -206,7 +261,8 @@ class Compiler:
                 json = member_sql(f"({json})::jsonb", resource.members, statement.parameters)
                 json, raw = f"({json})::text", f"({json}) #>> '{{}}'"
         where = self._where(row, self._reached(resource.steps, row.alias), Query())
-        return Compiled(f"SELECT {json}, {raw} FROM {row.from_item()}{where}", statement.parameters.values)
+        query = _one(resource.steps, f"SELECT {json}, {raw} FROM {row.from_item()}{where}", row.alias)
+        return Compiled(query, statement.parameters.values)
 
     def matching(self, resource: Resource, query: Query) -> Compiled:
         """The keys of the entities that a path leads to and a filter matches: the columns of the default order."""
@@ -236,6 +292,7 @@ class Compiler:
         relation: Relation | None,
         owner: str | None,
         window: Windowed | None = None,
+        narrowed: Callable[[str], list[str]] | None = None,
         render: Render | None = None,
     ) -> Parts:
         rows = self.rows(
@@ -247,36 +304,33 @@ class Compiler:
             owner=owner,
             nested=nested,
             window=window,
+            narrowed=narrowed,
         )
         page, top = rows.page, self.top(query)
         if render is not None:
             return render(rows, query, top)
         pieces, joins = self.entity_json(page, query, reference=reference, nested=nested)
-        token = token_sql([page.column(key.sql) for key in rows.keys])
-        name = page.alias
+        columns = [f"{concat(pieces)} AS j", *rows.token_columns()]
+        name = statement.name("n")
+        numbered = rows.numbered(query, top, columns, joins)
         if joins:
             # What is inside multiplies from level to level: a page ends where its text would become too long.
             # No aggregate says an order of its own: PostgreSQL would give all of them the rows in that.
-            text = (
-                f"SELECT {concat(pieces)} AS j, {token} AS token, {name}.n"
-                f" FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)} OFFSET 0"
-            )
-            sized = (
-                f"SELECT *, sum(octet_length(j)) OVER (ROWS UNBOUNDED PRECEDING) AS size FROM ({text}) AS t"
-            )
+            sized = f"SELECT *, sum(octet_length(j)) OVER (ROWS UNBOUNDED PRECEDING) AS size FROM ({numbered}) AS t"
             fits = f"{name}.n <= {top} AND ({name}.size <= {LARGEST_TEXT} OR {name}.n = 1)"
             return Parts(
                 f"string_agg({name}.j, ',') FILTER (WHERE {fits})",
                 "count(*)",
                 f"CASE WHEN bool_or(NOT ({fits})) AND {top} > 0"
-                f" THEN (array_agg({name}.token) FILTER (WHERE {fits}))[count(*) FILTER (WHERE {fits})] END",
+                f" THEN (array_agg({rows.token(name)}) FILTER (WHERE {fits}))[count(*) FILTER (WHERE {fits})] END",
                 f"FROM ({sized}) AS {name}",
             )
+        last = f"max({rows.token(name)}) FILTER (WHERE {name}.n = {top})"
         return Parts(
-            f"string_agg({concat(pieces)}, ',') FILTER (WHERE {name}.n <= {top})",
+            f"string_agg({name}.j, ',') FILTER (WHERE {name}.n <= {top})",
             "count(*)",
-            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN max({token}) FILTER (WHERE {name}.n = {top}) END",
-            f"FROM ({rows.numbered(query, top)}) AS {name}{''.join(joins)}",
+            f"CASE WHEN count(*) > {top} AND {top} > 0 THEN {last} END",
+            f"FROM ({numbered}) AS {name}",
         )
 
     def rows(
@@ -290,6 +344,7 @@ class Compiler:
         owner: str | None,
         nested: bool = False,
         window: Windowed | None = None,
+        narrowed: Callable[[str], list[str]] | None = None,
     ) -> Rows:
         """What a query finds; conditions: what else holds for the row of this alias.
 
@@ -302,7 +357,9 @@ class Compiler:
         reached = conditions(row.alias)
         if query.skiptoken is not None:
             reached.append(after_token(keys, query.skiptoken, statement.parameters))
-        if window:
+        if narrowed is not None:
+            reached += narrowed(row.alias)
+        elif window:
             column = row.column(window.column)
             reached += [f"{column} >= %(from)s::{window.cast}", f"{column} <= %(to)s::{window.cast}"]
         with located("$filter", query, nested=nested):
@@ -351,8 +408,10 @@ class Compiler:
         feature: as the properties of a GeoJSON feature, without what is its geometry.
         """
         entity_type = page.row.entity_type
-        identity = Sql(page.column(page.row.column("id")))
-        link: list[Piece] = [Sql(BASE), f"{entity_type.set_name}(", identity, ")"]
+        own = page.column(page.row.column("id"))
+        place = literal(f"{entity_type.set_name}(")
+        identity = Sql(page.text(f"{own}::text"), always=True)
+        link: list[Piece] = [Sql(page.text(f"{BASE} || {place} || {own}"), always=True), ")"]
         if reference:
             return ['{"@iot.selfLink":"', *link, '"}'], []
         with located("$select", query, nested=nested):
@@ -402,7 +461,7 @@ class Compiler:
             inner = Page(Row.new(statement, other), statement.name("p"))
             pieces, joins = self.entity_json(inner, expand.query, reference=False, nested=True)
             where = self._where(inner.row, conditions(inner.row.alias), expand.query)
-            source = f"({inner.select(where)} OFFSET 0) AS {inner.alias}{''.join(joins)}"
+            source = f"{inner.source(inner.select(where) + ' OFFSET 0')}{''.join(joins)}"
             join = (
                 f" LEFT JOIN LATERAL (SELECT {concat(pieces)} AS j FROM {source} OFFSET 0) AS {alias} ON TRUE"
             )
@@ -461,7 +520,8 @@ class Compiler:
         statement = Statement(self._visible, self.types)
         entity_type = steps[-1].entity_type
         conditions = self._reached(steps, alias) + statement.conditions(entity_type, alias)
-        return f"(SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)})"
+        query = f"SELECT {alias}.{column} FROM {entity_type.table} {alias} WHERE {' AND '.join(conditions)}"
+        return f"({_one(steps, query, alias)})"
 
     def _exists(self, steps: Sequence[Step]) -> str:
         return f"({self._column(steps, 'id')} IS NOT NULL)"
@@ -476,6 +536,21 @@ def located(option: str, query: Query, *, nested: bool = False) -> Iterator[None
         if nested:
             raise
         raise fault.in_text(option, query.texts[option]) from None
+
+
+def _one(steps: Sequence[Step], query: str, alias: str) -> str:
+    """A query that finds one row at most. An Observation is looked for where its id says that it lies, then everywhere."""
+    step = steps[-1]
+    if len(steps) > 1 or step.entity_type is not OBSERVATION:
+        return query
+    anchor = (
+        f"SELECT a.ctid AS low, format('(%%s,0)', (a.ctid::text::point)[0]::int8 + {_PAGES})::tid AS high"
+        f" FROM observations a WHERE a.id %% {ANCHORED} = 0 AND a.id <= {_id_parameter(step)} ORDER BY a.id DESC LIMIT 1"
+    )
+    near = (
+        f"{query} AND {alias}.ctid >= (SELECT low FROM anchor) AND {alias}.ctid < (SELECT high FROM anchor)"
+    )
+    return f"(WITH anchor AS MATERIALIZED ({anchor}) {near}) UNION ALL ({query}) LIMIT 1"
 
 
 def _id_parameter(step: Step) -> str:

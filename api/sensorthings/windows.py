@@ -3,6 +3,11 @@
 A B-tree on time costs an insert half as much again; block ranges (BRIN) cost nothing, and find a narrow range fast, but
 give no order. So a page is looked for in a window that should just hold it, and in wider ones while it does not. What a
 request says about time or id bounds the windows; the last one has no bound but that, so nothing is ever missed.
+
+Where many Datastreams have values at the same instants, as those of a city that measure every ten minutes, the first
+instant alone may fill the page, and the first Datastreams alone. They are asked before anything else: one look into the
+index for each. So are they where the default order is meant, by Datastream, and the filter bounds the time: TimescaleDB
+would look through whole chunks that hold little of it.
 """
 
 from typing import NamedTuple
@@ -19,6 +24,7 @@ _TIME = "phenomenonTime"
 _FILTERED = 8  # a filter leaves out some: begin wider
 _WIDER = 8
 _MOST_TRIES = 4  # then all at once
+_DATASTREAMS = 2  # as many as rows are wanted at one instant: some have none
 LARGEST_ID = 2**63 - 1
 EXTENT = (
     "SELECT (extract(epoch FROM min(phenomenon_first)) * 1000000)::int8,"
@@ -40,7 +46,9 @@ class Windowed(NamedTuple):
     """How to look for a page.
 
     low, high: bounds in µs, or ids, that the request itself sets;
-    rows: how many to find, the first `skipped` of which do not show.
+    rows: how many to find, the first `skipped` of which do not show;
+    after: the Datastream from which a token goes on, where the page may lie at the instant `low` alone, in the order of
+    the Datastreams; None where it may not.
     """
 
     by_id: bool
@@ -50,6 +58,16 @@ class Windowed(NamedTuple):
     rows: int
     skipped: int
     filtered: bool
+    after: int | None
+
+    def at_instant(self, alias: str) -> list[str]:
+        """Conditions of the row `alias` that leave the first Datastreams' values at one instant, the parameter `from`."""
+        return [f"{alias}.phenomenon_time = %(from)s::timestamptz", of_first_datastreams(alias, self.rows)]
+
+    @property
+    def instant(self) -> str:
+        """The lower bound as text."""
+        return self._texts(None, None)[0]
 
     @property
     def column(self) -> str:
@@ -118,7 +136,26 @@ def windowed(query: Query, page: int) -> Windowed | None:
             (low, at if high is None else min(high, at)) if key.descending else (max(low or at, at), high)
         )
     filtered = query.filter is not None and not _is_bound(query.filter, by_id=by_id)
-    return Windowed(by_id, key.descending, low, high, skipped + page + 1, skipped, filtered)
+    plain = not (by_id or key.descending or filtered or skipped or low is None) and len(query.orderby) == 1
+    after = (
+        (0 if query.skiptoken is None else _datastream_of_token(query.skiptoken, place=1)) if plain else None
+    )
+    return Windowed(by_id, key.descending, low, high, skipped + page + 1, skipped, filtered, after)
+
+
+def first_datastream(query: Query) -> int | None:
+    """From which Datastream on a page in the default order lies, if the time is all that its filter says; else None."""
+    if query.orderby or query.filter is None or not _is_bound(query.filter, by_id=False):
+        return None
+    if query.skiptoken is None:
+        return None if query.skip else 0
+    return _datastream_of_token(query.skiptoken, place=0)
+
+
+def of_first_datastreams(alias: str, rows: int) -> str:
+    """A condition of the row `alias`, where so many are wanted: it is of the first Datastreams from the parameter `after` on."""
+    some = "SELECT l.datastream_id FROM latest l WHERE l.datastream_id >= %(after)s::int8 ORDER BY l.datastream_id"
+    return f"{alias}.datastream_id = ANY(ARRAY({some} LIMIT {rows * _DATASTREAMS}))"
 
 
 def _own(node: Expression) -> bool:
@@ -174,6 +211,15 @@ def _of_token(token: str, *, by_id: bool) -> int | None:
         return int(text) if by_id else parse_instant(f"{text.removesuffix('+00')}Z")
     except (CitylabError, ValueError, IndexError):
         return None
+
+
+def _datastream_of_token(token: str, *, place: int) -> int | None:
+    """The Datastream's id in a token, which is the key at this place of the order; None if there is none."""
+    try:
+        text = read_token(token)[place]
+    except (CitylabError, IndexError):
+        return None
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 18 else None
 
 
 def _instant(micros: int) -> str:

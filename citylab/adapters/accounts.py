@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from citylab.adapters.pgbinary import PgArray, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64
+from citylab.delays import bucket
 from citylab.model import Position
-from citylab.writes import NewRejection, PositionMoved, Span, Write
+from citylab.times import now
+from citylab.writes import NewRejection, PositionMoved, Saved, Span, Write
 
 CONSUMER = "processing"
 REJECTIONS_KEPT = 10_000  # rows a gateway; what is beyond is counted in the ledger alone
@@ -48,7 +51,8 @@ async def close_rejections(connection: Connection, write: Write) -> None:
     Raises `PositionMoved` when another has taken one of them up.
     """
     cursor = await connection.execute(
-        "UPDATE rejections SET closed_at = now() WHERE id = ANY(%s) AND closed_at IS NULL RETURNING gateway, epoch, reason",
+        "UPDATE rejections SET closed_at = now(), replay = NULL WHERE id = ANY(%s) AND closed_at IS NULL"
+        " RETURNING gateway, epoch, reason",
         (list(write.closes),),
     )
     closed = await cursor.fetchall()
@@ -75,9 +79,14 @@ async def move_positions(connection: Connection, spans: Sequence[Span]) -> None:
 async def keep_rejections(
     connection: Connection, write: Write, rejections: Sequence[NewRejection]
 ) -> list[bool]:
-    """Keep the rejections' records; return which are new. What a gateway has beyond its quota is only counted."""
+    """Keep the rejections' records; return which are new. What a gateway has beyond its quota is only counted.
+
+    What is rejected again as it was, in a write that takes rejections up, is opened again: that counts as new, and no
+    quota drops what was kept already.
+    """
     if not rejections:
         return []
+    reopened = await _reopen(connection, write, rejections) if write.closes else set()
     gateways = sorted({write.receipts[r.receipt].gateway for r in rejections})
     cursor = await connection.execute(
         "SELECT gateway, count(*) FROM rejections WHERE gateway = ANY(%s) GROUP BY gateway", (gateways,)
@@ -87,8 +96,10 @@ async def keep_rejections(
     within: list[int] = []  # the quota
     for i, rejection in enumerate(rejections):
         gateway = write.receipts[rejection.receipt].gateway
+        if reopened and _key(_row(write, rejection)) in reopened:
+            continue
         kept[gateway] = kept.get(gateway, 0) + 1
-        if kept[gateway] <= REJECTIONS_KEPT:
+        if write.closes or kept[gateway] <= REJECTIONS_KEPT:
             within.append(i)
     for some in _portions(rejections, within):
         keys = await _insert_rejections(connection, [_row(write, rejections[i]) for i in some])
@@ -131,6 +142,32 @@ def _portions(rejections: Sequence[NewRejection], indexes: Sequence[int]) -> Ite
         yield some
 
 
+async def _reopen(
+    connection: Connection, write: Write, rejections: Sequence[NewRejection]
+) -> set[tuple[Any, ...]]:
+    """Open the rejections again that this write has closed and gives the same reason; return their keys."""
+    rows = [_row(write, rejection) for rejection in rejections]
+    cursor = await connection.execute(
+        "UPDATE rejections x SET closed_at = NULL, detail = d FROM unnest(%s::text[], %s::int8[], %s::int8[], %s::text[],"
+        " %s::int4[], %s::int8[], %s::int4[], %s::text[], %s::text[]) AS q (g, e, s, t, p, o, r, why, d)"
+        ' WHERE x.id = ANY(%s) AND (x.gateway, x.epoch, x.seq, x.topic, x.partition, x."offset", x.record, x.reason)'
+        " = (g, e, s, t, p, o, r, why)"
+        ' RETURNING gateway, epoch, seq, topic, partition, "offset", record, reason',
+        [*([row[i] for row in rows] for i in range(9)), list(write.closes)],
+    )
+    return {_key(row) for row in await cursor.fetchall()}
+
+
+async def count_replay(connection: Connection, replay: int, saved: Saved) -> None:
+    """Add what became of records to the request that had them taken up again."""
+    await connection.execute(
+        "UPDATE replays SET stored = stored + %s, duplicates = duplicates + %s, rejected = (SELECT"
+        " coalesce(jsonb_object_agg(key, n), '{}') FROM (SELECT key, sum(value::bigint) AS n FROM (SELECT * FROM"
+        " jsonb_each_text(rejected) UNION ALL SELECT * FROM jsonb_each_text(%s::jsonb)) u GROUP BY key) s) WHERE id = %s",
+        (saved.stored, saved.duplicates, msgspec.json.encode(saved.rejected).decode(), replay),
+    )
+
+
 async def _insert_rejections(connection: Connection, rows: Sequence[_Row]) -> set[tuple[Any, ...]]:
     """Insert those that are not there; return their keys."""
     cursor = await connection.execute(
@@ -163,6 +200,7 @@ async def account(
     for rejection, new in zip(rejections, kept, strict=True):
         if new:
             reasons.setdefault(rejection.receipt, Counter())[rejection.reason] += 1
+    delays = _Delays(write, stored > 0)
     entries = []
     for (gateway, epoch), members in sorted(groups.items()):
         packs = [write.receipts[i] for i in members]
@@ -177,7 +215,8 @@ async def account(
                 0 if write.closes else len(packs), records, here,
                 records - here - rejected, rejected, msgspec.json.encode(by_reason).decode(),
                 sum(pack.untimed for pack in packs), min(pack.received_at for pack in packs), last.received_at,
-                None if last.newest is None else (last.received_at - last.newest) // 1000,
+                None if last.newest is None or write.closes else (last.received_at - last.newest) // 1000,
+                *delays.of(members),
             )
         )  # fmt: skip
     columns = list(zip(*entries, strict=True))
@@ -188,9 +227,28 @@ async def account(
         (
             list(columns[0]), PgArray(epochs), list(columns[2]), PgArray(packs_), PgArray(records_), PgArray(stored_),
             PgArray(duplicates), PgArray(rejected_), list(columns[8]), PgArray(untimed), times(first), times(last_),
-            list(columns[12]),
+            list(columns[12]), list(columns[13]), list(columns[14]),
         ),
     )  # fmt: skip
+
+
+class _Delays:
+    """Which buckets (`citylab/delays.py`) a write's packs go into: those that bring something new, when they come."""
+
+    def __init__(self, write: Write, new: NDArray[np.bool_]) -> None:
+        received = np.array([pack.received_at for pack in write.receipts], np.int64)
+        measured = np.array(
+            [pack.received_at if pack.newest is None else pack.newest for pack in write.receipts], np.int64
+        )
+        moment = now()
+        self._buckets = bucket(moment - measured), bucket(moment - received)
+        self._counted = new if not write.closes else np.zeros(len(new), np.bool_)
+
+    def of(self, members: Sequence[int]) -> Iterator[str]:
+        """The counts of these packs, as arrays of PostgreSQL: since they were measured, since they were received."""
+        some = np.array(members)[self._counted[members]]
+        for buckets in self._buckets:
+            yield f"{{{','.join(map(str, np.bincount(buckets[some]).tolist()))}}}"
 
 
 def _multirange(numbers: Iterable[int]) -> str:
@@ -205,14 +263,18 @@ def _multirange(numbers: Iterable[int]) -> str:
 
 _NEW_PACKS = "(SELECT coalesce(sum(upper(r) - lower(r)), 0) FROM unnest(excluded.received - l.received) r)"
 _MERGE_LEDGER = f"""
+WITH q AS (
+    SELECT q.*, r::int8multirange AS numbers FROM unnest(%s::text[], %b::int8[], %s::text[], %b::int8[], %b::int8[],
+        %b::int8[], %b::int8[], %b::int8[], %s::text[], %b::int8[], %b::timestamptz[], %b::timestamptz[], %s::int8[],
+        %s::text[], %s::text[]) AS q (g, e, r, p, n, s, d, j, b, u, f, t, k, dm, dr)
+), before AS (
+    SELECT g, e, f, coalesce(upper(l.received), 1) AS top FROM q LEFT JOIN ledger l ON l.gateway = g AND l.epoch = e
+), merged AS (
 INSERT INTO ledger AS l (gateway, epoch, received, packs, duplicate_packs, records, stored, duplicates, rejected,
-    rejected_by_reason, untimed, first_at, last_at, skew_ms)
-SELECT g, e, r::int8multirange,
-    CASE WHEN e = 0 THEN p ELSE (SELECT coalesce(sum(upper(x) - lower(x)), 0) FROM unnest(r::int8multirange) x) END,
-    CASE WHEN e = 0 THEN 0 ELSE p - (SELECT coalesce(sum(upper(x) - lower(x)), 0) FROM unnest(r::int8multirange) x) END,
-    n, s, d, j, b::jsonb, u, f, t, k
-FROM unnest(%s::text[], %b::int8[], %s::text[], %b::int8[], %b::int8[], %b::int8[], %b::int8[], %b::int8[], %s::text[],
-    %b::int8[], %b::timestamptz[], %b::timestamptz[], %s::int8[]) AS q (g, e, r, p, n, s, d, j, b, u, f, t, k)
+    rejected_by_reason, untimed, first_at, last_at, skew_ms, delays_measured, delays_received)
+SELECT g, e, numbers, CASE WHEN e = 0 THEN p ELSE numbers_in(numbers) END, CASE WHEN e = 0 THEN 0 ELSE p - numbers_in(numbers) END,
+    n, s, d, j, b::jsonb, u, f, t, k, dm::int8[], dr::int8[]
+FROM q
 ON CONFLICT (gateway, epoch) DO UPDATE SET
     received = l.received + excluded.received,
     packs = l.packs + CASE WHEN l.epoch = 0 THEN excluded.packs ELSE {_NEW_PACKS} END,
@@ -229,5 +291,15 @@ ON CONFLICT (gateway, epoch) DO UPDATE SET
     untimed = l.untimed + excluded.untimed,
     first_at = least(l.first_at, excluded.first_at),
     last_at = greatest(l.last_at, excluded.last_at),
-    skew_ms = coalesce(excluded.skew_ms, l.skew_ms)
+    skew_ms = coalesce(excluded.skew_ms, l.skew_ms),
+    delays_measured = add_counts(l.delays_measured, excluded.delays_measured),
+    delays_received = add_counts(l.delays_received, excluded.delays_received)
+RETURNING l.gateway, l.epoch, l.received
+), filled AS (
+    DELETE FROM gaps g USING merged m WHERE g.gateway = m.gateway AND g.epoch = m.epoch AND g.numbers <@ m.received
+)
+INSERT INTO gaps SELECT g, e, int8range(top, upper(received)), f
+FROM merged JOIN before ON g = gateway AND e = epoch
+WHERE e > 0 AND upper(received) > top AND NOT received @> int8range(top, upper(received))
+ON CONFLICT DO NOTHING
 """

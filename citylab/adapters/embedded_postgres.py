@@ -38,6 +38,8 @@ log_min_messages = 'warning'
 log_checkpoints = off
 timezone = 'UTC'
 """
+# glibc would give the memory of every larger answer back, and take it again, page by page, for the next one.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
 
 class EmbeddedPostgres:
@@ -72,6 +74,7 @@ class EmbeddedPostgres:
         self._child = start_child(
             [binaries / "postgres", "-D", data, "-p", str(self.port)],
             log_file=log_file,
+            env=os.environ | _MEMORY,
             user=self._user,
             when_parent_dies=signal.SIGQUIT,
         )

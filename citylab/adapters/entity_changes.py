@@ -3,11 +3,10 @@
 Under the exclusive catalogue lock, which the caller has taken: nothing is created meanwhile that refers to what goes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from citylab.adapters.derived import FactsCache, observe_again
@@ -228,15 +227,30 @@ class Changes:
         if rows.multi is not None and rows.multi[0]:
             await check_results(self.transaction, rows.datastream.tolist(), rows.json or [None])
         await rewrite_observation(self.connection, self.cache, own, rows)
-        differing = [
-            OBSERVATION.properties[name].columns[0]
-            for name in changes.values
-            if any(_differ(before, rows, column) for column in _COLUMNS_OF[name])
-        ]
+        names = await self._differing(before, rows, changes.values)
+        differing = [OBSERVATION.properties[name].columns[0] for name in names]
         await self.transaction.execute(
             "INSERT INTO pending_announcements (entity_table, entity, columns) VALUES ('observations', %s, %s)",
             (own, differing),
         )
+
+    async def _differing(self, before: Observations, after: Observations, names: Iterable[str]) -> list[str]:
+        """Those of the properties whose values differ. JSON that means the same does not."""
+        differing, texts = [], []
+        for name in names:
+            pairs = [(_value(before, c), _value(after, c)) for c in _COLUMNS_OF[name]]
+            different = [pair for pair in pairs if pair[0] != pair[1]]
+            if any(not isinstance(value, str) for pair in different for value in pair):
+                differing.append(name)
+            elif different:
+                texts += [(name, *pair) for pair in different]
+        if texts:
+            rows = await self.transaction.fetch(
+                "SELECT n FROM unnest(%s::text[], %s::text[], %s::text[]) x (n, a, b) WHERE a::jsonb <> b::jsonb",
+                [list(column) for column in zip(*texts, strict=True)],
+            )
+            differing += [row[0] for row in rows]
+        return differing
 
     async def _observation(self, own: int) -> Observations:
         """An observation as it is, as a row to be written."""
@@ -288,17 +302,15 @@ class Changes:
         )
 
 
-def _differ(one: Observations, other: Observations, column: str) -> bool:
-    """Whether two rows differ in a column. A result's exact text does not tell 6 from a number that says the same."""
-    if column == "json":
-        texts = [rows.json[0] if rows.json else None for rows in (one, other)]
-        numbers = [None if np.isnan(rows.number[0]) else repr(float(rows.number[0])) for rows in (one, other)]
-        a, b = (text or number for text, number in zip(texts, numbers, strict=True))
-        return a != b and (a is None or b is None or msgspec.json.decode(a) != msgspec.json.decode(b))
-    if column == "number":
-        return False  # with its JSON
-    a, b = getattr(one, column), getattr(other, column)
-    return bool(a[0] != b[0]) if a is not None and b is not None else a is not b
+def _value(rows: Observations, name: str) -> Any:
+    """The value of a column of one row; a result is its JSON."""
+    if name == "number":
+        return None
+    column = getattr(rows, name)
+    value = None if column is None else column[0]
+    if name == "json" and value is None:
+        return repr(float(rows.number[0]))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 _COLUMNS_OF = {

@@ -27,7 +27,8 @@ _CONNACK = b"\x20\x02\x00\x00"
 # messages, read or not, and what is older is gone for a subscriber that stalls, PUBACKed or not. So the segments of the
 # platform's own few filters are larger than the windows in flight (256 MiB: 400 gateways with 256 packs of 2.5 KB) and
 # those of filters that every gateway or every user has of their own are small: at worst a city of 1,000 gateways
-# reaches 5 x 256 MiB for the former and some 300 MiB for the latter. Sizes count payload and topic only.
+# reaches 5 x 256 MiB for the former and some 300 MiB for the latter, and 16 MiB for each filter below v1.1/, of which two
+# are the platform's own (a filter that two custom segments match gets either). Sizes count payload and topic only.
 # In flight to a client are at most 100 messages: rumqttd 0.20 has that compiled in.
 # The version 5 listener is a second one because a version 5 client gets no SUBACK on a version 4 listener.
 _CONFIGURATION = """\
@@ -51,7 +52,7 @@ max_segment_count = 16
     max_segment_count = 2
     [router.custom_segment."v1.1/#"]
     max_segment_size = 1048576
-    max_segment_count = 4
+    max_segment_count = 16
 
 [v4.1]
 name = "mqtt-3.1.1"

@@ -16,6 +16,7 @@ from citylab.adapters.accounts import (
     CONSUMER,
     account,
     close_rejections,
+    count_replay,
     keep_rejections,
     move_positions,
     take_positions,
@@ -25,7 +26,7 @@ from citylab.adapters.moves import Moved, observe_moved, settle
 from citylab.adapters.pgbinary import EPOCH_2000, PgArray, copy_rows, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64, Observations
-from citylab.model import Reason
+from citylab.model import Quality, Reason
 from citylab.writes import CatalogueChanged, NewRejection, Saved, Write
 
 CATALOGUE_LOCK = 7102003
@@ -62,18 +63,21 @@ async def save(connection: Connection, cache: FactsCache, write: Write) -> Saved
     updates = await derive(connection, facts, rows.take(stored), ids[stored], source=CONSUMER, stream=True)
     await observe_moved(connection, moved)
     rejections = [*write.rejections, *_conflicts(rows, receipt, record, conflict)]
-    kept = await keep_rejections(connection, write, rejections)
     if write.closes:
         await close_rejections(connection, write)
+    kept = await keep_rejections(connection, write, rejections)
     await account(connection, write, receipt[stored], rejections, kept)
     await move_positions(connection, write.spans)
     rejected = Counter(r.reason for r, new in zip(rejections, kept, strict=True) if new)
-    return Saved(
+    saved = Saved(
         stored=int(stored.sum()),
         duplicates=len(rows) - int(stored.sum()) - int(conflict.sum()) + len(kept) - sum(kept),
         rejected=rejected,
         updates=updates,
     )
+    if write.replay is not None:
+        await count_replay(connection, write.replay, saved)
+    return saved
 
 
 async def save_observations(connection: Connection, cache: FactsCache, rows: Observations) -> Int64:
@@ -231,16 +235,19 @@ def _conflicts(rows: Observations, receipt: Int64, record: Int64, conflict: Bool
             int(record[i]),
             Reason.CONFLICT,
             "another value is stored for this datastream and time; the first stands",
-            content=msgspec.json.encode(
-                {
-                    "datastream": int(rows.datastream[i]),
-                    "time": int(rows.time[i]),
-                    "value": _value(rows, int(i)),
-                }
-            ).decode(),
+            content=msgspec.json.encode(_content(rows, int(i))).decode(),
         )
         for i in np.flatnonzero(conflict)
     ]
+
+
+def _content(rows: Observations, i: int) -> dict[str, Any]:
+    content = {"datastream": int(rows.datastream[i]), "time": int(rows.time[i]), "value": _value(rows, i)}
+    if flag := int(rows.quality[i]):
+        content["quality"] = Quality(flag).name.lower()
+    if rows.parameters and (text := rows.parameters[i]):
+        content["parameters"] = msgspec.Raw(text.encode())
+    return content
 
 
 def _value(rows: Observations, i: int) -> Any:

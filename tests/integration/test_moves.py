@@ -393,6 +393,8 @@ def area(points: set[tuple[float, ...]]) -> dict[str, Any]:
     if len(points) == 1:
         return {"type": "Point", "coordinates": list(*points)}
     (west, east), (south, north) = ((min(c), max(c)) for c in zip(*points, strict=True))
+    if west == east or south == north:
+        return {"type": "LineString", "coordinates": [[west, south], [east, north]]}
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {"type": "Polygon", "coordinates": [ring]}
 

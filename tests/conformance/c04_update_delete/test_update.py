@@ -161,6 +161,15 @@ def test_a_patch_that_cannot_be_changes_nothing(api, documents, document):
     assert api.get(f"/Things({own})") == before
 
 
+def test_a_related_entity_that_is_described_is_refused_for_that(api, documents):
+    """req/create-update-delete/update-entity: not for what its description lacks."""
+    own = api.create("/Things", documents.thing())
+    for document in ({"Datastreams": [{"name": "new"}]}, {"Locations": [{}]}):
+        response = patch(api, f"/Things({own})", document)
+        assert response.status_code == 400
+        assert "can only be linked" in response.json()["message"]
+
+
 def test_a_patch_of_nothing_changes_nothing(api, documents):
     _, own = observed(api, documents, "Nothing")
     before = api.get(f"/Observations({own})")

@@ -156,16 +156,32 @@ def test_what_is_changed_comes_on_the_topics_of_its_set_itself_and_its_propertie
         assert not [name for name in unchanged if heard.on(f"{own}/{name}")]
 
 
+def test_a_value_that_means_the_same_is_no_change_of_the_property(service, ids):
+    """req/receive-updates-via-mqtt/receive-updates: nor is a number beyond float64 a difficulty."""
+    own = ids.entity("Observations")
+    same = '{"result": 1.50, "parameters": {"b": 1, "a": [1e400]}, "resultQuality": {"flag": "good"}}'
+    service.request("PATCH", own, same)
+    properties = [f"{own}/{name}" for name in ("result", "parameters", "resultQuality", "resultTime")]
+    with service.subscribed(own, *properties) as heard:
+        again = '{"parameters": {"a":[1e400], "b":1.0}, "result": 1.5, "resultQuality": {"flag":"good"}}'
+        service.request("PATCH", own, again)
+        service.request("PATCH", own, '{"resultTime": "2020-01-01T00:00:00Z", "result": 1e400}')
+        assert heard.one(properties[3]) == {"resultTime": "2020-01-01T00:00:00Z"}
+        service.until(lambda: heard.text(properties[0]), "another result is told")
+        assert not heard.text(properties[1])
+        assert not heard.text(properties[2])
+
+
 def test_what_is_changed_comes_on_relative_topics(service, ids):
     """req/receive-updates-via-mqtt/receive-updates: collections that contain it, and what leads to it alone."""
     relative = {
-        "Things": ("Locations/Things", "Datastreams/Thing", "HistoricalLocations/Thing"),
-        "Locations": ("Things/Locations", "HistoricalLocations/Locations"),
+        "Things": ("Locations/Things", "Datastreams/Thing", "HistoricalLocations/Thing", "Observations/Datastream/Thing"),
+        "Locations": ("Things/Locations", "HistoricalLocations/Locations", "Datastreams/Thing/Locations"),
         "Datastreams": (
             "Things/Datastreams", "Sensors:Datastreams/Datastreams", "ObservedProperties:Datastreams/Datastreams",
-            "Observations/Datastream",
+            "Observations/Datastream", "HistoricalLocations/Thing/Datastreams",
         ),
-        "HistoricalLocations": ("Things/HistoricalLocations", "Locations/HistoricalLocations"),
+        "HistoricalLocations": ("Things/HistoricalLocations", "Locations/HistoricalLocations", "Datastreams/Thing/HistoricalLocations"),
         "Observations": ("Datastreams/Observations", "FeaturesOfInterest:Observations/Observations"),
     }  # fmt: skip
     for set_name, topics in relative.items():

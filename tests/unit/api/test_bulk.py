@@ -44,6 +44,21 @@ def test_plain_times_are_read_as_any_other(text):
     assert group.columns.time.tolist() == [parse_instant(text)]
 
 
+@given(st.lists(st.integers(0, 2**50).map(format_instant), min_size=1, max_size=5))
+def test_plain_times_may_have_fractions_of_different_length(texts):
+    (group,) = groups(*([text, 1] for text in texts))
+    assert group.columns is not None
+    assert group.columns.time.tolist() == [parse_instant(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-01-01T00:00:00.Z", "2024-01-01T00:00:00,5Z", "2024-01-01T00:00:00.1234567Z"]
+)
+def test_other_fractions_are_read_row_by_row(text):
+    (group,) = groups([text, 1])
+    assert group.columns is None
+
+
 @pytest.mark.parametrize(
     "text",
     ["2024-02-30T00:00:00Z", "2024-13-01T00:00:00Z", "2024-00-01T00:00:00Z", "2024-01-00T00:00:00Z",

@@ -1,7 +1,7 @@
 import pytest
 
 from api.sensorthings.options import read_query
-from api.sensorthings.windows import Extent, windowed
+from api.sensorthings.windows import Extent, first_datastream, windowed
 
 HOUR = 3_600_000_000
 EXTENT = Extent(0, 1_000 * HOUR, 1_000_000, 1_000_000)  # a row every 3.6 s
@@ -73,3 +73,50 @@ def test_a_filter_that_only_bounds_the_window_makes_it_no_wider():
     bounds = "$orderby=phenomenonTime&$filter=phenomenonTime ge 1970-01-02T00:00:00Z and phenomenonTime lt 1970-01-03T00:00:00Z"
     assert window(bounds).windows(EXTENT)[0] == ("1970-01-02T00:00:00Z", "1970-01-02T00:12:07.2Z")
     assert window(f"{bounds} and result gt 1").windows(EXTENT)[0][1] > "1970-01-02T01"
+
+
+AT = "$filter=phenomenonTime ge 1970-01-02T00:00:00Z"
+
+
+def test_a_page_may_lie_at_the_lower_bound_alone():
+    assert window(f"$orderby=phenomenonTime&{AT}").after == 0
+    assert window(f"$orderby=phenomenonTime&{AT}").instant == "1970-01-02T00:00:00Z"
+    token = "WyIxOTcwLTAxLTAyIDAwOjAwOjAwLjUrMDAiLCAiNSIsICIwIl0"
+    further = window(f"$orderby=phenomenonTime&{AT}&$skiptoken={token}")
+    assert (further.after, further.instant) == (5, "1970-01-02T00:00:00.5Z")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$orderby=phenomenonTime",
+        f"$orderby=phenomenonTime desc&{AT}",
+        f"$orderby=phenomenonTime,result&{AT}",
+        f"$orderby=phenomenonTime&$skip=5&{AT}",
+        f"$orderby=phenomenonTime&{AT} and result gt 1",
+        "$orderby=id&$filter=id ge 5",
+        "$orderby=phenomenonTime&$skiptoken=WyIxOTcwLTAxLTAyIDAwOjAwOjAwLjUrMDAiLCAieCIsICIwIl0",
+    ],
+)
+def test_elsewhere_it_is_not_looked_for_there(text):
+    assert window(text).after is None
+
+
+RANGE = "$filter=phenomenonTime ge 1970-01-02T00:00:00Z and phenomenonTime lt 1970-01-03T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (RANGE, 0),
+        (f"{RANGE}&$skiptoken=WyI1IiwgIjE5NzAtMDEtMDIgMDA6MDA6MDArMDAiLCAiMCJd", 5),
+        (f"{RANGE}&$skiptoken=x", None),
+        (f"{RANGE}&$skip=5", None),
+        (f"{RANGE}&$orderby=result", None),
+        (f"{RANGE} and result gt 1", None),
+        ("$filter=result gt 1", None),
+        ("", None),
+    ],
+)
+def test_where_the_first_datastreams_may_fill_the_page(text, first):
+    assert first_datastream(read_query(text)) == first

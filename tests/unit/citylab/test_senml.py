@@ -3,6 +3,7 @@
 import json
 import struct
 from contextlib import contextmanager
+from typing import Any
 
 import cbor2
 import pytest
@@ -180,18 +181,23 @@ def test_values_that_refer_to_themselves_are_no_records():
     assert decode(bytes.fromhex("81a300616102016178d81c81d81d00")) == [Record(n="a", v=1)]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
+def values(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | floats | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    )
+
+
+VALUES = values(st.floats())
+JSON = values(st.floats(allow_nan=False, allow_infinity=False))
 LABELS = st.sampled_from([*Record.__struct_fields__, "x", "x_"])
-LOOSE = st.lists(st.dictionaries(LABELS, JSON, max_size=4) | JSON, max_size=4)
+LOOSE = st.lists(st.dictionaries(LABELS, VALUES, max_size=4) | VALUES, max_size=4)
 CBOR_LABELS = (
     st.integers(-8, 10) | LABELS | st.booleans() | st.none() | st.floats() | st.tuples(st.integers())
 )
 LOOSE_CBOR = st.lists(
-    st.dictionaries(CBOR_LABELS, JSON | st.binary(max_size=5), max_size=4) | JSON, max_size=4
+    st.dictionaries(CBOR_LABELS, VALUES | st.binary(max_size=5), max_size=4) | VALUES, max_size=4
 )
 
 

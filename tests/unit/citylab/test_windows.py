@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citylab.model import DAY, HOUR, MINUTE, Quality
-from citylab.windows import Partials, fold
+from citylab.windows import ORIGIN, Partials, fold, merge
 
 
 def fold_rows(rows: list[tuple[int, int, float, int]], *, width: int = MINUTE, back: int = 0) -> Partials:
@@ -153,3 +153,34 @@ def test_a_value_that_names_the_end_of_its_interval_belongs_to_the_window_before
 
     assert partials.start.tolist() == [MINUTE, 2 * MINUTE]
     assert partials.first_time.tolist() == [2 * MINUTE, 2 * MINUTE + 1]
+
+
+@given(ROWS, st.sampled_from([(MINUTE, 2 * MINUTE), (MINUTE, 7 * MINUTE), (MINUTE, HOUR), (HOUR, 7 * DAY)]))
+def test_windows_merged_from_their_parts_are_those_of_all_rows(rows, widths):
+    narrow, wide = widths
+    rows = [(s, t, v if abs(v) < 1e10 else v / 1e130, q) for s, t, v, q in rows]
+    merged = merge(fold_rows(rows, width=narrow), width=wide)
+    expected = exact([(s, t - ORIGIN, v, q) for s, t, v, q in rows], wide)
+
+    assert list(zip(merged.series.tolist(), (merged.start - ORIGIN).tolist(), strict=True)) == sorted(
+        expected
+    )
+    for i, key in enumerate(sorted(expected)):
+        right = expected[key]
+        assert (merged.count[i], merged.good[i]) == (right["count"], right["good"])
+        if not right["good"]:
+            assert np.isnan([merged.mean[i], merged.m2[i], merged.least[i], merged.first[i]]).all()
+            continue
+        assert (merged.least[i], merged.greatest[i]) == (right["least"], right["greatest"])
+        assert merged.first_time[i] == right["first"][0] + ORIGIN
+        assert merged.last_time[i] == right["last"][0] + ORIGIN
+        size = float(max(abs(right["least"]), abs(right["greatest"])))
+        assert merged.mean[i] == pytest.approx(float(right["mean"]), rel=1e-12, abs=1e-14 * size)
+        assert merged.m2[i] == pytest.approx(float(right["m2"]), rel=1e-9, abs=1e-13 * size**2 + 1e-290)
+
+
+def test_weeks_begin_on_mondays():
+    monday = 1_748_822_400_000_000  # 2025-06-02
+    merged = merge(fold_rows([(1, monday - 1, 1.0, 0), (1, monday, 2.0, 0)], width=DAY), width=7 * DAY)
+
+    assert merged.start.tolist() == [monday - 7 * DAY, monday]

@@ -8,7 +8,7 @@ import pytest
 
 from citylab.errors import PositionLost, Unavailable
 from citylab.model import Batch, Event, NewEvent, Position, Topic
-from citylab.outbound import GROUP, outbound
+from citylab.outbound import GROUP, LARGEST, outbound
 from citylab.ports import START
 from ingest.outbound import Outbound
 
@@ -205,7 +205,9 @@ async def test_a_disconnect_of_before_is_none_of_these_messages() -> None:
 async def test_what_cannot_be_published_stops_nothing() -> None:
     log, connection = Log(), Connection()
     async with publishing(log, connection, "one"):
-        await log.append(Topic.OUTBOUND, [outbound("#", b"wrong", now=T0), *messages(b"right")])
+        await log.append(
+            Topic.OUTBOUND, [outbound("#", b"wrong", now=T0), *messages(b"x" * (LARGEST + 1), b"right")]
+        )
         await until(lambda: connection.payloads == [b"right"])
 
 

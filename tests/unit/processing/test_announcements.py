@@ -80,7 +80,9 @@ def test_what_is_not_offered_is_not_told():
         Change(TASK, 1, frozenset({"status"})), Change(TASKING_CAPABILITY, 1, None), Change(THING, 1, None),
     ]  # fmt: skip
     (thing,) = coalesced(rows, sensing)
-    assert "TaskingCapabilities" not in reading(thing.entity_type, everything)
+    assert thing.entity_type == THING
+    for entity_type in sensing.values():
+        assert "Task" not in reading(entity_type, everything, sensing)
 
 
 def test_another_thing_of_a_datastream_is_told():

@@ -14,7 +14,8 @@ from citylab.model import DAY, HOUR, MINUTE, SECOND, Batch, Event, Position, Qua
 from citylab.ports import START
 from citylab.writes import Receipt
 from processing.catalogue import EMPTY, Catalogue, Stream
-from processing.decode import OpenRejection, Rules, decode, take_up
+from processing.decode import HOLDS_NUL, OpenRejection, RefusedPack, Rules, decode, take_up, take_up_packs
+from processing.rejected import as_it_came
 
 NOW = 1_700_000_000 * SECOND
 T = NOW // SECOND - 100  # of most records, in s
@@ -448,3 +449,63 @@ def test_what_is_taken_up_ends_as_if_its_stream_had_been_known(events, late):
     ) == rejected_of(whole)
     assert len(second.rows) + len(second.rejections) == len(second.receipts) == len(second.closes)
     assert take_up(kept, early, Rules()).closes == []
+
+
+@given(EVENTS)
+def test_what_is_taken_up_in_vain_is_rejected_as_before(events):
+    first = decode([batch(*events)], CATALOGUE, Rules())
+    records = [r for r in first.rejections if r.content]
+    packs = [r for r in first.rejections if r.payload is not None]
+    kept = [
+        OpenRejection(
+            i, first.receipts[r.receipt]._replace(records=1), r.record,
+            as_it_came(json.loads(r.content), r.detail, None), asked=True,
+        )
+        for i, r in enumerate(records)
+    ]  # fmt: skip
+    whole = [
+        RefusedPack(i, Topic.PACKS, events[r.receipt]._replace(offset=r.receipt)) for i, r in enumerate(packs)
+    ]
+
+    again, packs_again = take_up(kept, CATALOGUE, Rules()), take_up_packs(whole, CATALOGUE, Rules())
+
+    assert len(again.rows) == len(packs_again.rows) == 0
+    found = sorted(again.rejections, key=lambda r: r.receipt)
+    assert [r._replace(receipt=0) for r in found] == [r._replace(receipt=0) for r in records]
+    assert [r.receipt for r in found] == again.closes == [one.id for one in kept]
+    assert [r._replace(receipt=0) for r in packs_again.rejections] == [r._replace(receipt=0) for r in packs]
+    assert packs_again.receipts == [first.receipts[r.receipt] for r in packs]
+    assert (packs_again.closes, packs_again.spans) == ([one.id for one in whole], ())
+
+
+def test_a_pack_that_was_too_large_is_taken_up_under_a_wider_limit():
+    pack = [{"n": "gw/temperature", "t": T + i, "v": i} for i in range(3)]
+    refused = RefusedPack(5, Topic.PACKS, event(pack, seq=4, offset=9))
+
+    narrow = take_up_packs([refused], CATALOGUE, Rules(most_records=2))
+    wide = take_up_packs([refused], CATALOGUE, Rules(most_records=3))
+
+    assert [(r.reason, r.record) for r in narrow.rejections] == [(Reason.MALFORMED, -1)]
+    assert wide.rows.number.tolist() == [0, 1, 2]
+    assert wide.receipts[0] == Receipt("gw", 7, 4, Topic.PACKS, 0, 9, NOW, 3, (T + 2) * SECOND)
+    assert (wide.rejections, wide.closes, wide.spans) == ([], [5], ())
+
+
+def test_a_conflicts_record_is_as_it_came():
+    content = {"datastream": 11, "time": 5, "value": True, "quality": "good", "parameters": {"sum": 2.0}}
+
+    assert as_it_came(content, "", "gw/open") == {
+        "n": "gw/open",
+        "time": 5,
+        "vb": True,
+        "quality": "good",
+        "s": 2.0,
+    }
+    assert as_it_came({"datastream": 1, "time": 5, "value": 2}, "", None) == {"n": "", "time": 5, "v": 2}
+
+
+def test_a_text_whose_nul_was_replaced_gets_it_back():
+    content = {"n": "a\ufffd", "vs": "x\ufffd"}
+
+    assert as_it_came(content, HOLDS_NUL, None) == {"n": "a\ufffd", "vs": "x\0"}
+    assert as_it_came(content, "another", None) == content
