@@ -204,11 +204,6 @@ class _Figures(Collector):
             for row in self.ledger:
                 numbers.add_metric([row[0]], row[i])
             families.append(numbers)
-        still_open = GaugeMetricFamily(
-            "citylab_rejections_open", "Kept rejections that were not taken up", labels=["reason"]
-        )
-        for reason, count in self.open_rejections:
-            still_open.add_metric([reason], count)
         over_quota = CounterMetricFamily(
             "citylab_packs_over_quota",
             "Packs beyond the gateway's quota, of the noisiest",
@@ -216,7 +211,12 @@ class _Figures(Collector):
         )
         for gateway, packs in sorted(found.over_quota.items()):
             over_quota.add_metric([gateway], packs)
-        return [*families, still_open, over_quota]
+        still_open = GaugeMetricFamily(
+            "citylab_rejections_open", "Kept rejections that were not taken up", labels=["reason"]
+        )
+        for reason, count in self.open_rejections:
+            still_open.add_metric([reason], count)
+        return [*families, over_quota, still_open]
 
 
 def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:

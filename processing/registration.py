@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from citylab.errors import Rejected
-from citylab.model import Batch, Event, Micros, Reason, Topic
+from citylab.model import LARGEST_NUMBER, Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
 from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
@@ -26,7 +26,6 @@ from processing.descriptors import (
     text_of,
     things_of,
 )
-from processing.resend import Ends, keep_outbox
 from processing.tasks import keep_result, send_again
 
 _THING = ("name", "description", "properties")
@@ -81,10 +80,10 @@ async def register(store: Store, batch: Batch) -> None:
         await transaction.save(_accounting(batch, receipts, rejections))
 
 
-async def status(store: Store, batch: Batch, ends: Ends) -> None:
+async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = None) -> None:
     """Keep what gateways and bridges last said of themselves, and what gateways say of their Tasks.
 
-    ends: of the log, read after the batch.
+    ends: where the packs' partitions end now, if known: what a gateway has no more is before that, or missing.
     Raises `PositionMoved`, `Unavailable`.
     """
     async with store.transaction() as transaction:
@@ -119,10 +118,31 @@ async def status(store: Store, batch: Batch, ends: Ends) -> None:
                     " status_at = excluded.status_at",
                     (event.headers["gateway"], text, at),
                 )
-                await keep_outbox(transaction, event.headers["gateway"], state, ends, event.time)
+                if outbox := _outbox(state):
+                    told = (event.headers["gateway"], *outbox, text, text, at, text_of(ends))
+                    await transaction.execute(_REPORT, told)
                 if state.get("state") == "online":
                     await send_again(transaction, event.headers["gateway"])
         await transaction.save(_accounting(batch, receipts, rejections))
+
+
+_REPORT = """
+INSERT INTO outboxes VALUES (%s, %s, %s, reported_ranges(%s::jsonb, 'pending'), reported_ranges(%s::jsonb, 'gone'), %s,
+    nullif(%s::jsonb, 'null'))
+ON CONFLICT (gateway, epoch) DO UPDATE SET last = excluded.last, pending = excluded.pending, gone = excluded.gone,
+    at = excluded.at, ends = excluded.ends
+"""
+
+
+def _outbox(said: Json) -> tuple[int, int] | None:
+    """Epoch and last number of the outbox that a status tells of; None where it does not."""
+    outbox = said.get("outbox")
+    if not isinstance(outbox, Mapping):
+        return None
+    epoch, last = outbox.get("epoch"), outbox.get("last")
+    if type(epoch) is not int or type(last) is not int:
+        return None
+    return (epoch, last) if 1 <= epoch <= LARGEST_NUMBER and 0 <= last <= LARGEST_NUMBER else None
 
 
 def _accounting(batch: Batch, receipts: Sequence[Receipt], rejections: Sequence[NewRejection]) -> Write:

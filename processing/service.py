@@ -23,9 +23,9 @@ from processing.creates import create
 from processing.decode import Rules, decode, take_up
 from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
-from processing.resend import LOOK_EVERY, ask_again, ends_of
+from processing.resend import LOOK_EVERY, ask_again
 from processing.tasks import send_due
-from processing.workers import Share, Workers
+from processing.workers import Share, Workers, run_until_one_fails
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class Processing:
         self.rules, self.pace = rules or Rules(), pace or Pace()
         self.types = types
         self.command_lifetime = command_seconds * SECOND
-        self.figures = Figures()
+        self.figures = Figures(newest_at=clock())  # what waits before something is stored waits since now
         self._catalogue: Catalogue = EMPTY
         self._catalogue_lock = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[tuple[int, bytes]]] = asyncio.Queue(maxsize=8)
@@ -175,14 +175,10 @@ class Processing:
         while True:
             try:
                 await self._pack_pipeline()
-            except* _ShareChanged:
-                pass
-            except* PositionMoved as moved:
-                log.info("positions moved; reading on from there", why=str(moved.exceptions[0]))
-            except* Unavailable as away:
-                raise away.exceptions[0] from away
-            except* PositionLost as lost:
-                raise lost.exceptions[0] from lost
+            except _ShareChanged:
+                continue
+            except PositionMoved as moved:
+                log.info("positions moved; reading on from there", why=str(moved))
 
     async def _pack_pipeline(self) -> None:
         share = await self.workers.until(lambda _: True)
@@ -194,12 +190,12 @@ class Processing:
         read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * max(len(start), 1))
         decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
         await self._load()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._until_other_share(share))
-            if start:
-                tasks.create_task(self._read(start, read))
-            tasks.create_task(self._decode(read, decoded))
-            tasks.create_task(self._save(decoded))
+        await run_until_one_fails(
+            self._until_other_share(share),
+            *([self._read(start, read)] if start else []),
+            self._decode(read, decoded),
+            self._save(decoded),
+        )
 
     async def _until_other_share(self, share: Share) -> None:
         """End the pipeline when our share is another, once what is being saved is saved."""
@@ -353,7 +349,7 @@ class Processing:
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
-                    await status(self.store, batch, await ends_of(self.log))
+                    await status(self.store, batch, await self.log.ends(Topic.PACKS))
                 elif topic == Topic.CREATES:
                     await create(self.store, self.writes, batch, self.types)
                 else:

@@ -31,6 +31,17 @@ async def put_away(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)  # what they raised has been seen
 
 
+async def run_until_one_fails(*work: Coroutine[Any, Any, None]) -> None:
+    """Run until one raises, and raise that once all have ended; a task group would cancel each only once."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await put_away(*tasks)
+
+
 class Share(NamedTuple):
     """A worker's part of the work: its place among `of` live ones, from 0."""
 

@@ -103,7 +103,7 @@ async def test_a_number_is_missing_once_its_gateway_and_the_log_have_both_said_s
         "absent": "{[2,4),[5,8)}", "pending": "{}", "gone": "{}", "missing": "{}", "unsettled": "{[2,4),[5,8)}",
     }  # fmt: skip
 
-    await report(store, 7, "{[5,6)}", "{[2,3)}", '{"citylab.packs": {"0": 10}}')
+    await report(store, 7, "{[5,6)}", "{[2,3)}", '{"0": 10}')
     assert (await absent(store))["unsettled"] == "{[3,4),[6,8)}"  # the log is not read that far
 
     rows, receipt, record = no_rows()

@@ -293,8 +293,8 @@ async def test_two_gateways_that_claim_one_thing_at_the_same_time_leave_it_to_on
 
 async def test_statuses_are_kept_and_a_last_will_takes_nothing_away(store):
     log = Log(Topic.STATUS)
-    await status(store, log.batch(("gw", {"state": "online", "outbox": {"epoch": 7, "last": 9}})), {})
-    await status(store, log.batch(("gw", {"state": "offline"}), ("other", {"state": "Grüße 東京"})), {})
+    await status(store, log.batch(("gw", {"state": "online", "outbox": {"epoch": 7, "last": 9}})))
+    await status(store, log.batch(("gw", {"state": "offline"}), ("other", {"state": "Grüße 東京"})))
 
     found = await fetch(
         store, "SELECT name, status, extract(epoch FROM status_at)::bigint FROM gateways ORDER BY name"
@@ -310,8 +310,8 @@ async def test_what_a_bridge_says_is_a_services_state(store):
     log = Log(Topic.STATUS)
     topic = "citylab/v1/platform/bridges/north"
 
-    await status(store, log.batch(("", {"packs": 1}), topic=topic), {})
-    await status(store, log.batch(("", {"packs": 2}), topic=topic), {})
+    await status(store, log.batch(("", {"packs": 1}), topic=topic))
+    await status(store, log.batch(("", {"packs": 2}), topic=topic))
 
     assert await fetch(store, "SELECT name, state FROM services") == [("ingest north", {"packs": 2})]
     assert await fetch(store, "SELECT count(*) FROM gateways") == [(0,)]
@@ -321,7 +321,7 @@ async def test_a_status_that_is_none_is_rejected_and_the_next_is_kept(store):
     log = Log(Topic.STATUS)
     bad = [b"", b"[]", b"7", b"{", b"\xff", b'{"a":"\\u0000"}', b'{"a":' * 50_000]
 
-    await status(store, log.batch(*(("gw", payload) for payload in bad), ("gw", {"state": "online"})), {})
+    await status(store, log.batch(*(("gw", payload) for payload in bad), ("gw", {"state": "online"})))
 
     assert [(r, reason) for _, r, reason, _ in await rejections(store)] == [(-1, "malformed")] * len(bad)
     assert await fetch(store, "SELECT payload FROM rejections ORDER BY id") == [(payload,) for payload in bad]
@@ -331,10 +331,10 @@ async def test_a_status_that_is_none_is_rejected_and_the_next_is_kept(store):
 async def test_a_status_batch_that_another_worker_has_committed_changes_nothing(store):
     log = Log(Topic.STATUS)
     batch = log.batch(("gw", {"state": "online"}))
-    await status(store, batch, {})
+    await status(store, batch)
 
     late = batch._replace(events=[batch.events[0]._replace(value=b'{"state":"offline"}')])
     with pytest.raises(PositionMoved):
-        await status(store, late, {})
+        await status(store, late)
 
     assert await fetch(store, "SELECT status FROM gateways") == [({"state": "online"},)]

@@ -12,14 +12,16 @@ import pytest
 from city import City
 from city_devices import Device, EdgeAgent, stream, thing
 
-from citylab.model import SECOND, Topic
+from citylab.model import SECOND, Batch, Event, Micros, Position, Topic
 from citylab.outbound import outbound
+from citylab.ports import START
 from citylab.senml import identity
 from citylab.writes import Receipt, bookkeeping
-from processing.resend import MOST_PACKS, ask_again, keep_outbox
+from processing.registration import status
+from processing.resend import MOST_PACKS, ask_again
 
 T0 = 1_767_225_600 * SECOND
-ENDS = {Topic.PACKS: {0: 4, 1: 2}, Topic.REFUSED: {0: 0}}
+ENDS = {0: 4, 1: 2}
 
 
 class Log:
@@ -39,17 +41,25 @@ class Log:
             self.asked.append((event.key, body))
 
 
-async def says(store, *, last: int, pending=(), gone=(), state: str = "online", ends=ENDS, epoch: int = 7):
+async def says(
+    store,
+    *,
+    last: int,
+    pending=(),
+    gone=(),
+    state: str = "online",
+    at: Micros = T0,
+    ends=ENDS,
+    epoch: int = 7,
+):
     """A gateway's status arrives."""
     outbox = {"epoch": epoch, "last": last, "pending": list(pending), "gone": list(gone), "born": "x"}
-    status = {"state": state, "outbox": outbox}
-    async with store.transaction() as transaction:
-        await transaction.execute(
-            "INSERT INTO gateways (name, status) VALUES ('gw', %s::jsonb)"
-            " ON CONFLICT (name) DO UPDATE SET status = excluded.status",
-            (msgspec.json.encode(status).decode(),),
-        )
-        await keep_outbox(transaction, "gw", status, ends, T0)
+    payload = msgspec.json.encode({"state": state, "outbox": outbox})
+    before = (await store.positions(Topic.STATUS)).get(0, START)
+    after = Position(before.offset + 1, b"%8d" % before.offset)
+    header = {"gateway": "gw", "topic": "citylab/v1/gateways/gw/status"}
+    event = Event(0, before.offset, "gw", payload, header, at)
+    await status(store, Batch(Topic.STATUS, 0, before, [event], after), ends)
 
 
 async def receives(store, *numbers: int) -> None:
@@ -59,20 +69,19 @@ async def receives(store, *numbers: int) -> None:
 
 async def reads_up_to(store, ends) -> None:
     async with store.transaction() as transaction:
-        for topic, partitions in ends.items():
-            for partition, offset in partitions.items():
-                await transaction.execute(
-                    "INSERT INTO positions VALUES ('processing', %s, %s, %s, '') ON CONFLICT (consumer, topic, partition)"
-                    ' DO UPDATE SET "offset" = excluded."offset"',
-                    (topic, partition, offset),
-                )
+        for partition, offset in ends.items():
+            await transaction.execute(
+                "INSERT INTO positions VALUES ('processing', %s, %s, %s, '') ON CONFLICT (consumer, topic, partition)"
+                ' DO UPDATE SET "offset" = excluded."offset"',
+                (Topic.PACKS, partition, offset),
+            )
 
 
 async def test_only_what_is_nowhere_on_its_way_is_asked_for_and_only_once_the_log_is_read(store):
     log = Log()
     await receives(store, 1, 2, 5)
     await says(store, last=12, pending=[(8, 8), (11, 12)], gone=[(4, 4)])
-    await reads_up_to(store, {Topic.PACKS: {0: 4, 1: 1}})
+    await reads_up_to(store, {0: 4, 1: 1})
     assert await ask_again(store, log, now=T0) == 0, "a partition is not read to the end that it had"
 
     await reads_up_to(store, ENDS)
@@ -86,7 +95,7 @@ async def test_questions_come_ever_more_rarely_and_at_once_again_after_all_was_w
     log, now, moments = Log(), T0, []
     await reads_up_to(store, ENDS)
     while now < T0 + 8 * 3_600 * SECOND:
-        await says(store, last=2)
+        await says(store, last=2, at=now)
         if await ask_again(store, log, now=now):
             moments.append((now - T0) // SECOND)
         now += 30 * SECOND
@@ -96,9 +105,9 @@ async def test_questions_come_ever_more_rarely_and_at_once_again_after_all_was_w
 
     await receives(store, 1, 2)
     now += 3_600 * SECOND
-    await says(store, last=2)
+    await says(store, last=2, at=now)
     assert await ask_again(store, log, now=now) == 0
-    await says(store, last=3)
+    await says(store, last=3, at=now + 1)
     assert await ask_again(store, log, now=now) == 1
     assert log.asked[-1] == ("gw", {"epoch": 7, "ranges": [[3, 3]]})
 
@@ -116,18 +125,6 @@ async def test_a_question_has_a_limit(store):
     await says(store, last=2**53 - 1)
     await ask_again(store, log, now=T0)
     assert log.asked == [("gw", {"epoch": 7, "ranges": [[1, MOST_PACKS]]})]
-
-
-@pytest.mark.parametrize(
-    "outbox",
-    [None, 3, {"epoch": 7}, {"epoch": -1, "last": 1, "pending": [], "gone": []},
-     {"epoch": 7, "last": 2**70, "pending": [], "gone": []}, {"epoch": 7, "last": 1, "pending": [[1]], "gone": []},
-     {"epoch": 7, "last": 1, "pending": [[-5, 2]], "gone": []}],
-)  # fmt: skip
-async def test_a_status_that_is_no_agents_says_nothing_of_an_outbox(store, outbox):
-    async with store.transaction() as transaction:
-        await keep_outbox(transaction, "gw", {"state": "online", "outbox": outbox}, ENDS, T0)
-        assert await transaction.fetch("SELECT FROM outboxes") == []
 
 
 class LyingBridge:

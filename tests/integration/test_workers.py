@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from citylab.services import processing_name, together
-from processing.workers import Share, Workers, put_away
+from processing.workers import Share, Workers, put_away, run_until_one_fails
 
 BEAT, DEAD = 0.05, 0.4  # s
 
@@ -121,6 +121,25 @@ async def test_an_error_of_what_one_alone_does_comes_through(store):
     async with living(store) as one:
         with pytest.raises(LookupError):
             await one.while_first(fails)
+
+
+async def test_what_runs_together_ends_together_with_the_error_of_the_first_that_fails():
+    ended = []
+
+    async def stubborn() -> None:
+        for _ in range(3):  # swallows what asyncio.wait_for may swallow
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        ended.append("stubborn")
+        await asyncio.Event().wait()
+
+    async def fails() -> None:
+        raise LookupError
+
+    async with asyncio.timeout(5):
+        with pytest.raises(LookupError):
+            await run_until_one_fails(stubborn(), fails())
+    assert ended == ["stubborn"]
 
 
 def test_states_of_several_are_told_as_one():

@@ -28,7 +28,7 @@ CREATE TABLE outboxes (
     pending int8multirange NOT NULL,
     gone int8multirange NOT NULL,
     at timestamptz NOT NULL,
-    ends jsonb,                           -- of the log when it was read: {"citylab.packs": {"0": 17}}; null: not known
+    ends jsonb,                           -- where the packs' partitions ended when it was read; null: not known
     PRIMARY KEY (gateway, epoch)
 );
 INSERT INTO outboxes
@@ -48,8 +48,8 @@ CROSS JOIN LATERAL (SELECT CASE WHEN epoch = 0 THEN '{}' ELSE
 CROSS JOIN LATERAL (SELECT a.absent * coalesce(o.pending, '{}')) p (pending)
 CROSS JOIN LATERAL (SELECT a.absent * coalesce(o.gone, '{}') - p.pending) g (gone)
 CROSS JOIN LATERAL (SELECT CASE WHEN o.ends IS NULL OR isempty(a.absent - p.pending - g.gone) OR EXISTS (
-        SELECT FROM jsonb_each(o.ends) t CROSS JOIN jsonb_each_text(t.value) e
-        LEFT JOIN positions q ON q.consumer = 'processing' AND q.topic = t.key AND q.partition = e.key::int
+        SELECT FROM jsonb_each_text(o.ends) e
+        LEFT JOIN positions q ON q.consumer = 'processing' AND q.topic = 'citylab.packs' AND q.partition = e.key::int
         WHERE coalesce(q."offset", 0) < e.value::bigint)
     THEN '{}' ELSE (a.absent - p.pending - g.gone) * int8multirange(int8range(1, o.last + 1)) END) m (missing);
 
