@@ -46,6 +46,7 @@ COMMANDS = {
     "replay": Command("simulators.replay", "Send a recording through the broker like any gateway would.", "psycopg", "platform"),
     "dashboards": Command("dashboards.cli", "Provision Grafana: folder, data source, dashboards.", "grafana_client", "platform"),
     "bench": Command("simulators.bench", "Measure the platform on this machine.", "psycopg", "platform"),
+    "torture": Command("simulators.torture", "Prove that nothing is lost, whatever is killed or cut.", "psycopg", "platform"),
 }  # fmt: skip
 
 app = typer.Typer(

@@ -35,6 +35,7 @@ class Service:
 
     def __init__(self, name: str, settings: Settings, folder: Path) -> None:
         self.name, self.settings = name, settings
+        self.command = [sys.executable, "-m", "citylab", name]
         self.log_file = folder / f"{name}.log"
         self.child: subprocess.Popen[bytes] | None = None
         self.trouble = ""
@@ -45,9 +46,8 @@ class Service:
 
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "citylab", self.name]
         environment = os.environ | self.settings.environment()
-        self.child = start_child(command, log_file=self.log_file, env=environment)
+        self.child = start_child(self.command, log_file=self.log_file, env=environment)
 
     async def keep_running(self) -> None:
         """Start it, and start it again whenever it ends. One that is told to stop by its settings stays stopped."""
@@ -80,7 +80,7 @@ class Engine(Protocol):
     async def __aenter__(self) -> object: ...
 
 
-async def _keep_engine_running(name: str, engine: Engine) -> None:
+async def keep_engine_running(name: str, engine: Engine) -> None:
     """Start an embedded engine again whenever it ends, with a growing pause; services wait for it meanwhile."""
     from citylab.adapters.child import wait  # noqa: PLC0415
 
@@ -303,7 +303,7 @@ async def serve(settings: Settings, *, simulate: bool) -> None:
         )
         async with asyncio.TaskGroup() as tasks:
             for name, engine in city.embedded.items():
-                tasks.create_task(_keep_engine_running(name, engine))
+                tasks.create_task(keep_engine_running(name, engine))
             for service in city.services:
                 tasks.create_task(service.keep_running())
             tasks.create_task(_show_state(city))

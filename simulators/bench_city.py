@@ -24,26 +24,41 @@ async def city_apart(settings: Settings, *names: str) -> AsyncIterator[City]:
 
     names: the services that it runs.
     """
-    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    mark = f"bench-{secrets.token_hex(4)}"
-    changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
-    if settings.log_url.startswith("kafka:"):
-        changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
-    async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if not settings.store_url.startswith("embedded:"):
-            database = mark.replace("-", "_")
-            changes["store_url"] = await stack.enter_async_context(_database(settings, database))
-        city = City(settings.replaced(**changes), names=names)
-        await stack.enter_async_context(city.running())
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+    async with prepared_city(settings, *names) as city, asyncio.TaskGroup() as tasks:
         keepers = [tasks.create_task(service.keep_running()) for service in city.services]
         try:
             yield city
         finally:
             for keeper in keepers:
                 keeper.cancel()
+
+
+@asynccontextmanager
+async def new_folder() -> AsyncIterator[Path]:
+    """A folder that the account of an embedded store can reach; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def prepared_city(settings: Settings, *names: str, folder: Path | None = None) -> AsyncIterator[City]:
+    """As `city_apart`, its services not started yet. folder: where it lives, else in a new one."""
+    mark = f"bench-{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        folder = folder or await stack.enter_async_context(new_folder())
+        changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
+        if settings.log_url.startswith("kafka:"):
+            changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
+            stack.push_async_callback(wiring.delete_topics, settings.replaced(log_url=changes["log_url"]))
+        if not settings.store_url.startswith("embedded:"):
+            database = mark.replace("-", "_")
+            changes["store_url"] = await stack.enter_async_context(_database(settings, database))
+        city = City(settings.replaced(**changes), names=names)
+        yield await stack.enter_async_context(city.running())
 
 
 @asynccontextmanager
