@@ -119,44 +119,66 @@ class Line:
         await target.drain()
 
     async def _carry_packs(self, source: asyncio.StreamReader, connection: "_Connection") -> None:
-        """As `_carry`, packet by packet; a pack that is held back follows the next one, or comes by itself soon."""
+        """As `_carry`, packet by packet."""
         assert self._draw is not None
-        held: list[bytes] = []
-        again: list[bytes] = []
-        with suppress(OSError, asyncio.IncompleteReadError):
-            reading = asyncio.ensure_future(_packet(source))
-            try:
+        shuffle = _Shuffle(self, self._draw)
+        reading = asyncio.ensure_future(_packet(source))
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
                 while True:
-                    done, _ = await asyncio.wait({reading}, timeout=_HOLD if held or again else None)
-                    if not done:
-                        packets, held, again = held + again, [], []
-                    else:
-                        packet = reading.result()
+                    done, _ = await asyncio.wait({reading}, timeout=_HOLD if shuffle.waiting else None)
+                    packets = shuffle.add(reading.result()) if done else shuffle.take()
+                    if done:
                         reading = asyncio.ensure_future(_packet(source))
-                        packets = [packet, *held]
-                        self.overtaken += len(held)
-                        held = []
-                        if packet[0] >> 4 == _PUBLISH and _MARK in packet[:200]:
-                            chance = self._draw.random()
-                            if chance < _OVERTAKING:
-                                packets.append(packet)
-                                self.doubled += 1
-                            elif chance < 2 * _OVERTAKING:
-                                again.append(packet)
-                                self.doubled += 1
-                                if len(again) > _LATER:
-                                    packets, again = packets + again, []
-                            elif chance < 3 * _OVERTAKING:
-                                held = [packets.pop(0)]
                     if packets:
                         await self._hand_over(b"".join(packets), connection.far)
-            finally:
-                reading.cancel()
-                with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                    await reading
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         if not connection.far.is_closing():
             with suppress(OSError):
                 connection.far.write_eof()
+
+
+class _Shuffle:
+    """Packets in, packets out: some packs twice, at once or later, and some after the one that comes next."""
+
+    def __init__(self, line: Line, draw: random.Random) -> None:
+        self._line, self._draw = line, draw
+        self._overtaken: list[bytes] = []  # at most one
+        self._again: list[bytes] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._overtaken or self._again)
+
+    def take(self) -> list[bytes]:
+        """What is held back."""
+        packets, self._overtaken, self._again = self._overtaken + self._again, [], []
+        return packets
+
+    def add(self, packet: bytes) -> list[bytes]:
+        """What is to be sent now that this one has come."""
+        chance = self._draw.random() if _is_pack(packet) else 1.0
+        if chance < _OVERTAKING and not self._overtaken:
+            self._overtaken = [packet]
+            return []
+        packets, self._overtaken = [packet, *self._overtaken], []
+        self._line.overtaken += len(packets) - 1
+        if _OVERTAKING <= chance < 2 * _OVERTAKING:
+            packets.append(packet)
+            self._line.doubled += 1
+        elif 2 * _OVERTAKING <= chance < 3 * _OVERTAKING:
+            self._again.append(packet)
+            self._line.doubled += 1
+        if len(self._again) > _LATER:
+            packets += self.take()
+        return packets
+
+
+def _is_pack(packet: bytes) -> bool:
+    return packet[0] >> 4 == _PUBLISH and _MARK in packet[:200]
 
 
 class _Connection:
