@@ -37,10 +37,11 @@ _SOONER = AgentSettings(
 
 
 class Role(msgspec.Struct, frozen=True):
-    """What the process is told. outbox: its folder."""
+    """What the process is told. outbox: its folder; most_bytes: that it may hold."""
 
     script: Script
     outbox: str
+    most_bytes: int
     part: Part
 
 
@@ -72,8 +73,8 @@ class ScriptDriver:
 class KillingOutbox(Outbox):
     """Before and after: outbox, the commit of new packs."""
 
-    def __init__(self, folder: Path, kill: KillPoint) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, most_bytes: int, kill: KillPoint) -> None:
+        super().__init__(folder, most_bytes=most_bytes)
         self._kill = kill
 
     async def append(self, packs: Sequence[Pack], position: str | None) -> list[tuple[int, int]]:
@@ -94,7 +95,7 @@ async def _serve(settings: Settings, role: Role) -> None:
     agent = Agent(
         script.gateway,
         ScriptDriver(script),
-        KillingOutbox(Path(role.outbox), kill),
+        KillingOutbox(Path(role.outbox), role.most_bytes, kill),
         connect,
         settings=_SOONER,
         clock=lambda: now() + skew,

@@ -42,6 +42,7 @@ from simulators.torture_truth import (
 
 QUIET = 10.0  # s without anything new after which a ledger with holes keeps them
 PATIENCE = 90.0  # s that a city that is no longer struck may take until everything is where it belongs
+_MOST_ON_A_DISK = 1_000_000  # readings that the log's small disk has room for
 _PLAIN = "torture-plain"
 _WAITING = (  # packs in the log that are not stored, as processing has said just now
     "SELECT coalesce((SELECT (state ->> 'waiting_events')::int FROM services WHERE name = 'processing'"
@@ -56,6 +57,11 @@ class Options(msgspec.Struct, frozen=True):
     gateways: int = 4
     rate: float = 1_000.0
     broken: Broken = ""
+
+    @property
+    def outbox_bytes(self) -> int:
+        """What an outbox may hold: more than ever waits, so that nothing is given up."""
+        return (8 << 20) + int(self.rate / self.gateways * PATIENCE * 100)
 
 
 class Outcome(msgspec.Struct):
@@ -89,8 +95,9 @@ async def run_once(settings: Settings, options: Options, seed: int, say: Callabl
     outcome = Outcome(seed, options.seconds)
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(new_folder())
-        disks = {"log": Disk(folder / "log", 128 << 20)} if settings.log_url == "sqlite:" else {}
-        disks["outbox"] = Disk(folder / "edge" / "torture-0", 4 << 20)
+        disks = {"outbox": Disk(folder / "edge" / gateway_name(0), 2 * options.outbox_bytes)}
+        if settings.log_url == "sqlite:" and options.seconds * options.rate <= _MOST_ON_A_DISK:
+            disks["log"] = Disk(folder / "log", 256 << 20)
         for name, disk in list(disks.items()):
             if not stack.enter_context(disk.mounted()):
                 del disks[name]
@@ -209,7 +216,7 @@ class _Run:
         part = Part(str(self.hits), arm, self.options.broken, self.targets.log_port)
         for script in self.scripts:
             if script.gateway == name:
-                role = Role(script, str(self.folder / "edge" / name), part)
+                role = Role(script, str(self.folder / "edge" / name), self.options.outbox_bytes, part)
                 return ["simulators.torture_gateway", msgspec.json.encode(role).decode()]
         return ["simulators.torture_ports", name, msgspec.json.encode(part).decode()]
 

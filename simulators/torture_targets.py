@@ -78,8 +78,10 @@ class Targets:
             left_out.append(
                 "kill, pause and slow down the event log: it is not ours (its connections are cut)"
             )
-        if not self._disks:
-            left_out.append("full disks: mounting a small one needs root on Linux")
+        if "outbox" not in self._disks:
+            left_out.append("fill an outbox: mounting a small disk needs root on Linux")
+        if "log" not in self._disks and not self.log_port:
+            left_out.append("fill the log: its small disk needs root on Linux, and fewer readings")
         return {
             "kill": processes, "pause": processes, "cut": cut, "half-close": lines, "stall": lines, "delay": lines,
             "fill": list(self._disks),
