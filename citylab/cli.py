@@ -48,6 +48,7 @@ COMMANDS = {
     "rejections": Command("citylab.rejections_command", "Show what was refused and why; have it taken up again.", "psycopg", "platform"),
     "dashboards": Command("dashboards.cli", "Provision Grafana: folder, data source, dashboards.", "grafana_client", "platform"),
     "bench": Command("simulators.bench", "Measure the platform on this machine.", "psycopg", "platform"),
+    "torture": Command("simulators.torture", "Prove that nothing is lost, whatever is killed or cut.", "psycopg", "platform"),
 }  # fmt: skip
 
 app = typer.Typer(

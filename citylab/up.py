@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, name: str, settings: Settings, folder: Path, *, command: Sequence[str] = ()) -> None:
         self.name, self.settings = name, settings
-        self.command = command or (name,)
+        self.command = [sys.executable, "-m", "citylab", *(command or (name,))]
         self.log_file = folder / f"{name}.log"
         self.child: subprocess.Popen[bytes] | None = None
         self.trouble = ""
@@ -47,9 +47,8 @@ class Service:
 
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "citylab", *self.command]
         environment = os.environ | self.settings.environment()
-        self.child = start_child(command, log_file=self.log_file, env=environment)
+        self.child = start_child(self.command, log_file=self.log_file, env=environment)
 
     async def stop(self, within: float) -> None:
         """Ask it to stop, if it was started; kill it after `within` seconds."""
@@ -89,7 +88,7 @@ class Engine(Protocol):
     async def __aenter__(self) -> object: ...
 
 
-async def _keep_engine_running(name: str, engine: Engine) -> None:
+async def keep_engine_running(name: str, engine: Engine) -> None:
     """Start an embedded engine again whenever it ends, with a growing pause; services wait for it meanwhile."""
     from citylab.adapters.child import wait  # noqa: PLC0415
 
@@ -311,7 +310,7 @@ async def serve(settings: Settings, *, simulate: bool) -> None:
         )
         async with asyncio.TaskGroup() as tasks:
             for name, engine in city.embedded.items():
-                tasks.create_task(_keep_engine_running(name, engine))
+                tasks.create_task(keep_engine_running(name, engine))
             for service in city.services:
                 tasks.create_task(service.keep_running())
             tasks.create_task(_show_state(city))

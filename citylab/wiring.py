@@ -96,6 +96,13 @@ def event_log(settings: Settings) -> EventLog:
     )
 
 
+async def delete_topics(settings: Settings) -> None:
+    """Delete the topics of a log on Kafka, of a city that was made for a while (`citylab bench`). Raises `Unavailable`."""
+    from citylab.adapters.kafka_log import delete_topics as delete  # noqa: PLC0415
+
+    await delete(settings.log_url)
+
+
 def store(settings: Settings, *, name: str, statement_timeout: float = 0) -> Store:
     """The store that `CITYLAB_STORE_URL` names. statement_timeout in seconds, 0 for none. Raises `ConfigurationError`."""
     from citylab.adapters.store import PostgresStore  # noqa: PLC0415

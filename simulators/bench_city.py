@@ -25,30 +25,51 @@ async def city_apart(settings: Settings, *names: str, kept: str | None = None) -
     names: the services that it runs. kept: what its folder, in that of the settings' data, or its database is called if
     it is to stay and serve again.
     """
-    mark = kept or f"bench-{secrets.token_hex(4)}"
-    folder = settings.data / kept if kept else Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o711)
-    changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
-    if settings.log_url.startswith("kafka:"):
-        changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
-    async with AsyncExitStack() as stack:
-        if kept is None:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if not settings.store_url.startswith("embedded:"):
-            database = mark.replace("-", "_")
-            changes["store_url"] = await stack.enter_async_context(
-                _database(settings, database, keep=kept is not None)
-            )
-        city = City(settings.replaced(**changes), names=names)
-        await stack.enter_async_context(city.running())
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+    async with prepared_city(settings, *names, kept=kept) as city, asyncio.TaskGroup() as tasks:
         keepers = [tasks.create_task(service.keep_running()) for service in city.services]
         try:
             yield city
         finally:
             for keeper in keepers:
                 keeper.cancel()
+
+
+@asynccontextmanager
+async def new_folder() -> AsyncIterator[Path]:
+    """A folder that the account of an embedded store can reach; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="citylab-bench-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def prepared_city(
+    settings: Settings, *names: str, folder: Path | None = None, kept: str | None = None
+) -> AsyncIterator[City]:
+    """As `city_apart`, its services not started yet. folder: where it lives, else in a new one."""
+    mark = kept or f"bench-{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        if kept:
+            folder = settings.data / kept
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o711)
+        folder = folder or await stack.enter_async_context(new_folder())
+        changes: dict[str, Any] = {"data": folder, "http_port": 0, "mqtt_port": 0}
+        if settings.log_url.startswith("kafka:"):
+            changes["log_url"] = f"{settings.log_url.rstrip('/')}/{mark}"
+            if kept is None:
+                log = settings.replaced(log_url=changes["log_url"])
+                stack.push_async_callback(wiring.delete_topics, log)
+        if not settings.store_url.startswith("embedded:"):
+            database = mark.replace("-", "_")
+            changes["store_url"] = await stack.enter_async_context(
+                _database(settings, database, keep=kept is not None)
+            )
+        city = City(settings.replaced(**changes), names=names)
+        yield await stack.enter_async_context(city.running())
 
 
 @asynccontextmanager

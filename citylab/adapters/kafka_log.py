@@ -347,6 +347,21 @@ class KafkaLog:
         return [TopicPartition(self._name(topic), partition) for partition in self._partitions[topic]]
 
 
+async def delete_topics(url: str) -> None:
+    """Delete a city's topics, with all that they hold. Raises `Unavailable`."""
+    servers, prefix = _parse(url)
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    try:
+        await admin.start()
+        await admin.delete_topics(
+            [name for name in await admin.list_topics() if name.startswith(f"{prefix}.")]
+        )
+    except (KafkaError, OSError) as error:
+        raise Unavailable("event log", f"Kafka at {servers}: {error}") from error
+    finally:
+        await admin.close()
+
+
 def _parse(url: str) -> tuple[str, str]:
     """The servers and the topics' prefix."""
     parts = urlsplit(url)
