@@ -1,6 +1,7 @@
 """What the ledger knows beyond counts: holes with their age and their reason, and rejections that are taken up again."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -140,9 +141,13 @@ async def test_packs_that_bring_something_new_are_counted_by_their_delay(store):
     assert sum(measured) == sum(received) == 1
     assert 50_000 < quantile(measured, 0.5) < 90_000
     assert 7_000 < quantile(received, 0.5) < 15_000
-    assert await fetch(store, "SELECT add_counts('{1,2}', '{0,1,5}'), add_counts('{}', '{}')") == [
-        ([1, 3, 5], [])
-    ]
+
+    later = replace(rows, time=rows.time + SECOND)
+    late = receipt._replace(seq=3, received_at=moment - 3_600 * SECOND)
+    await store.save(replace(write, rows=later, receipts=[late]))
+    ((measured, received),) = await fetch(store, "SELECT delays_measured, delays_received FROM ledger")
+    assert [sum(measured), sum(received)] == [2, 2]
+    assert quantile(received, 1.0) > 3_000_000
 
 
 async def test_what_the_store_refuses_stays_and_holds_up_no_other(store, monkeypatch):

@@ -6,11 +6,6 @@ ALTER TABLE ledger
     ADD COLUMN delays_measured bigint[] NOT NULL DEFAULT '{}',  -- from a pack's newest record to its storage
     ADD COLUMN delays_received bigint[] NOT NULL DEFAULT '{}';  -- from the platform's receipt to its storage
 
-CREATE FUNCTION add_counts(a bigint[], b bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(array_agg(coalesce(x, 0) + coalesce(y, 0) ORDER BY i), '{}')
-    FROM unnest(a, b) WITH ORDINALITY u (x, y, i)
-$$;
-
 -- Numbers that a write passed and did not bring all of. A row goes when all of them are there.
 CREATE TABLE gaps (
     gateway text COLLATE "C" NOT NULL,
