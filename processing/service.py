@@ -36,13 +36,15 @@ _SLOW_TOPICS = (Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REFUSED)
 class Pace:
     """How much a transaction holds: a batch grows while the one before it is written, up to these.
 
-    In seconds, linger: for more packs when there are few; fold_every: between two folds.
+    In seconds, linger: for more packs when there are few; fold_every: between two folds; descriptors_within: how long packs
+    of unknown streams wait for descriptors of which none is registered.
     """
 
     most_events: int = 1_000
     most_bytes: int = 3 << 20
     linger: float = 0.02
     fold_every: float = 1.0
+    descriptors_within: float = 10.0
 
 
 @dataclass
@@ -88,6 +90,9 @@ class Processing:
         self._catalogue_lock = asyncio.Lock()
         self._updates: asyncio.Queue[Sequence[tuple[int, bytes]]] = asyncio.Queue(maxsize=8)
         self._published: list[int] = []
+        self._stuck_at: Mapping[int, Position] | None = (
+            None  # where the descriptors' registration did not get on
+        )
         self._lost: set[str] = set()  # tasks whose position is in no log that we know
         self._saving = asyncio.Lock()
 
@@ -222,20 +227,22 @@ class Processing:
     async def _await_descriptors(self) -> None:
         """Wait until the descriptors that the log has are registered: the stream may be in there.
 
-        Else a backlog, in which packs are read beside their descriptors, would become rejections beyond their quota. What
-        the log holds now is the end of the wait, and only descriptors whose place in the log is lost are not waited for.
+        Else a backlog, in which packs are read beside their descriptors, would become rejections beyond their quota. Nobody
+        waits for a descriptor on which registration does not get on, nor twice for the same.
         """
         ends = {p: end for p, end in (await self.log.ends(Topic.DESCRIPTORS)).items() if end}
-        while True:
+        loop = asyncio.get_running_loop()
+        before, since = None, loop.time()
+        while Topic.DESCRIPTORS not in self._lost:
             stored = await self.store.positions(Topic.DESCRIPTORS)
-            if all(p in stored and stored[p].offset >= end for p, end in ends.items()):
+            if stored == self._stuck_at or all(
+                p in stored and stored[p].offset >= end for p, end in ends.items()
+            ):
                 return
-            async with self.store.transaction(read_only=True) as transaction:
-                lost = await transaction.fetch(
-                    "SELECT FROM services WHERE state -> 'lost' ? %s", (Topic.DESCRIPTORS,)
-                )
-            if lost:
-                return
+            if stored != before:
+                before, since = stored, loop.time()
+            elif loop.time() - since > self.pace.descriptors_within:
+                self._stuck_at = stored
             await asyncio.sleep(0.05)
 
     async def _save(self, decoded: asyncio.Queue[tuple[list[Batch], Write]]) -> None:
@@ -447,7 +454,6 @@ class Processing:
                 if waiting
                 else 0.0,
                 "problems": figures.problems,
-                "lost": sorted(self._lost),
             }
             before, since = figures.stored, moment
             async with self.store.transaction() as transaction:

@@ -173,6 +173,12 @@ def test_any_document(api, documents, city, name):
         "ObservedProperties": documents.observed_property(),
         "FeaturesOfInterest": documents.feature(),
         "Observations": {"result": 1, "Datastream": {"@iot.id": city.streams[0]}},
+        "Actuators": documents.sensor(),
+        "TaskingCapabilities": {
+            "name": "c", "description": "d", "taskingParameters": {"type": "DataRecord", "field": [{"name": "on", "type": "Boolean"}]},
+            "Thing": {"@iot.id": 1}, "Actuator": documents.sensor(),
+        },
+        "Tasks": {"taskingParameters": {"on": True}, "TaskingCapability": {"@iot.id": 1}},
     }[name]  # fmt: skip
 
     @settings(bounded, max_examples=40)

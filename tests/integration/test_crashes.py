@@ -158,14 +158,14 @@ def test_what_devices_say_while_the_bridge_is_away_waits_at_the_broker(own_city)
 def test_a_backlog_is_not_judged_before_its_descriptors(own_city, file):
     city, recording = own_city, open_data_bcn.read(file)
     city.kill("processing")
-    replay = Command(city, "replay", "open-data-bcn", file, "--speed", "max")
-    city.until(lambda: set(unacknowledged(city)) == set(recording.parts), "the agents have begun")
-    city.until(lambda: not any(unacknowledged(city).values()), "the log has all packs")
-    assert not replay.ended, f"nothing is stored, and it has ended: {replay.said}"
+    with Command(city, "replay", "open-data-bcn", file, "--speed", "max") as replay:
+        city.until(lambda: set(unacknowledged(city)) == set(recording.parts), "the agents have begun")
+        city.until(lambda: not any(unacknowledged(city).values()), "the log has all packs")
+        assert not replay.ended, f"nothing is stored, and it has ended: {replay.said}"
 
-    city.start("processing")
+        city.start("processing")
 
-    city.until(lambda: replay.ended, "the replay ends", within=60)
+        city.until(lambda: replay.ended, "the replay ends", within=60)
     assert f"{recording.summary.values:,} values new, 0 there already, 0 rejected" in replay.said
     assert set(values_in(city)) == values_of(recording)
     assert city.fetch("SELECT count(*) FROM rejections") == [(0,)]

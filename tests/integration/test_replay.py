@@ -154,14 +154,14 @@ def test_what_overtook_its_descriptor_is_waited_for(own_city, file):
         " $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = 'query_canceled'; END $$"
     )
     city.fetch("CREATE TRIGGER not_now BEFORE INSERT ON things EXECUTE FUNCTION not_now()")
-    replay = Command(city, "replay", "open-data-bcn", file, "--speed", "max")
-    refused = "SELECT coalesce(sum(rejected), 0)::bigint FROM ledger"
-    city.until(lambda: city.fetch(refused) == [(count,)], "all has come, and has no stream")
-    city.stays(lambda: not replay.ended, "the replay waits", 1.0)
+    with Command(city, "replay", "open-data-bcn", file, "--speed", "max") as replay:
+        refused = "SELECT coalesce(sum(rejected), 0)::bigint FROM ledger"
+        city.until(lambda: city.fetch(refused) == [(count,)], "all has come, and has no stream")
+        city.stays(lambda: not replay.ended, "the replay waits", 1.0)
 
-    city.fetch("DROP TRIGGER not_now ON things")
+        city.fetch("DROP TRIGGER not_now ON things")
 
-    city.until(lambda: replay.ended, "the replay ends")
+        city.until(lambda: replay.ended, "the replay ends")
     assert replay.process.returncode == 0, replay.said
     assert f"{count} values new, 0 there already, 0 rejected" in replay.said
     assert values_in(city, recording) == values_of(recording)
