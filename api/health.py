@@ -249,7 +249,7 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
                 "online": found.online,
                 "offline": found.offline,
                 "offline_things": found.offline_things,
-                "over_quota": found.over_quota,
+                "over_quota": dict(found.over_quota),
             },
         }
         return Response(msgspec.json.encode(body), status, media_type="application/json")

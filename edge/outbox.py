@@ -289,7 +289,10 @@ class Outbox:
                 self._db.execute("DELETE FROM numbers WHERE seq = ?", (seq,))
                 if pending:
                     given_up.add(seq)
-        self._keep_gone(given_up.pairs())
+        for first, last in given_up.pairs():
+            longer = self._db.execute("UPDATE gone SET last = ? WHERE last = ?", (last, first - 1))
+            if longer.rowcount == 0:
+                self._db.execute("INSERT INTO gone VALUES (?, ?)", (first, last))
         return stored, given_up.pairs()
 
     def _reclaim(
@@ -302,14 +305,9 @@ class Outbox:
         kept = Ranges()
         for (seq,) in db.execute(f"SELECT seq FROM numbers {within} ORDER BY seq", (first, last)):  # noqa: S608
             kept.add(seq)
-        self._keep_gone(kept.holes(first, last))
+        gone = Ranges(db.execute("SELECT first, last FROM gone"))
+        for hole in kept.holes(first, last):
+            gone.add(*hole)
+        db.execute("DELETE FROM gone")
+        db.executemany("INSERT INTO gone VALUES (?, ?)", gone.pairs())
         return kept
-
-    def _keep_gone(self, given_up: Sequence[tuple[int, int]]) -> None:
-        if not given_up:
-            return
-        gone = Ranges(self._db.execute("SELECT first, last FROM gone"))
-        for first, last in given_up:
-            gone.add(first, last)
-        self._db.execute("DELETE FROM gone")
-        self._db.executemany("INSERT INTO gone VALUES (?, ?)", gone.pairs())
