@@ -37,9 +37,10 @@ class Targets:
         names = ["services to broker", "services to store", *self._gateways]
         async with AsyncExitStack() as stack:
             for name in names:
-                url = urlsplit(settings.store_url if name.endswith("store") else settings.broker_url)
+                store = name.endswith("store")
+                url = urlsplit(settings.store_url if store else settings.broker_url)
                 draw = random.Random(f"line {self._seed} {name}") if name in self._gateways else None
-                line = Line(url.hostname or "127.0.0.1", url.port or 5432, draw=draw)
+                line = Line(url.hostname or "127.0.0.1", url.port or (5432 if store else 1883), draw=draw)
                 self._lines[name] = await stack.enter_async_context(line.open())
             yield
 
@@ -128,7 +129,8 @@ class Targets:
         if fault.target == "services to log":
             for name in ("ingest", "processing"):
                 if process := self._process(name):
-                    process.send_signal(signal.SIGUSR1)
+                    with suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGUSR1)
             return
         line = self._lines[fault.target]
         if fault.kind == "cut":
