@@ -97,6 +97,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _about("Partitions of the packs when the event log is made; more let more processors share the work."),
         msgspec.Meta(ge=1, le=1_000),
     ] = 4  # fmt: skip
+    retention_days: Annotated[
+        float,
+        _about(
+            "How long the event log keeps packs, and whatever else waits to be stored or published, in days."
+        ),
+        msgspec.Meta(gt=0, le=3_650),
+    ] = 7.0
+    retention_bytes: Annotated[
+        int,
+        _about(
+            "What the event log's packs may take on disk, in bytes of one copy; the other topics together take half as much"
+            " at most. Beyond it the oldest go, read or not."
+        ),
+        msgspec.Meta(ge=1 << 20, le=1 << 50),
+    ] = 8 << 30
     pack_bytes: Annotated[int, _about("Largest pack, in bytes."), msgspec.Meta(ge=1_024, le=8 << 20)] = (
         256 * 1024
     )

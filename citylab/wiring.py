@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from citylab.errors import ConfigurationError, Unavailable
-from citylab.model import Will
+from citylab.model import DAY, Will
 from citylab.ports import BrokerConnection, EntityWrites, EventLog, Store
 from citylab.settings import Settings, redacted
 
@@ -82,15 +82,18 @@ def broker_connection(
 
 def event_log(settings: Settings) -> EventLog:
     """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`."""
-    scheme, _, rest = settings.log_url.partition(":")
+    from citylab.adapters.log_topics import retention  # noqa: PLC0415
+
+    scheme = settings.log_url.partition(":")[0]
+    keep = retention(round(settings.retention_days * DAY), settings.retention_bytes)
     if scheme == "sqlite":
         from citylab.adapters.sqlite_log import SqliteLog  # noqa: PLC0415
 
-        return SqliteLog(Path(rest) if rest else settings.data / "log", partitions=settings.partitions)
+        return SqliteLog(log_folder(settings), partitions=settings.partitions, retention=keep)
     if scheme == "kafka":
         from citylab.adapters.kafka_log import KafkaLog  # noqa: PLC0415
 
-        return KafkaLog(settings.log_url, partitions=settings.partitions)
+        return KafkaLog(settings.log_url, partitions=settings.partitions, retention=keep)
     raise ConfigurationError(
         f"CITYLAB_LOG_URL={redacted(settings.log_url)}: an event log is sqlite:[FOLDER] or kafka://host:port"
     )
@@ -130,6 +133,14 @@ async def migrate(settings: Settings) -> "Sequence[str]":
     from citylab.adapters.migrations import migrate as apply  # noqa: PLC0415
 
     return await apply(store_url(settings), grafana_password=grafana_password(settings))
+
+
+def log_folder(settings: Settings) -> Path:
+    """The embedded event log's folder. Raises `ConfigurationError` for another log."""
+    scheme, _, rest = settings.log_url.partition(":")
+    if scheme != "sqlite":
+        raise ConfigurationError("--log is for the embedded event log: Kafka's has Kafka's own means")
+    return Path(rest) if rest else settings.data / "log"
 
 
 async def copy_again(settings: Settings, streams: str) -> float:

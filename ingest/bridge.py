@@ -213,6 +213,7 @@ class Bridge:
                 "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
                 "published": self.outbound.published,
+                "lost": self.outbound.lost,
                 "connected": connected,
             }
             before, since = self.packs, began

@@ -21,7 +21,7 @@ from citylab.adapters.log_topics import RETENTION, Retention, partitions_of
 from citylab.adapters.sqlite_reader import Reader
 from citylab.adapters.sqlite_segments import Rows, Segment, TopicFiles, encode
 from citylab.errors import Unavailable
-from citylab.model import Batch, Micros, NewEvent, Position, Topic
+from citylab.model import Batch, Kept, Micros, NewEvent, Position, Topic
 
 SEGMENT_BYTES = 64 << 20
 _COMMIT_BYTES = 32 << 20  # appends that wait are put into one transaction up to this size
@@ -125,6 +125,15 @@ class SqliteLog:
                     continue
                 with suppress(TimeoutError):
                     await asyncio.wait_for(rung.wait(), _POLL_SECONDS if hears else _POLL_SECONDS_DEAF)
+
+    async def kept(
+        self, readers: Mapping[Topic, Mapping[int, Position]], *, now: Micros
+    ) -> Mapping[Topic, Kept]:
+        """See `ports.EventLog`. What is unread counts by whole files, as it goes."""
+        return {
+            topic: await _in_thread(files.kept, readers.get(topic), now)
+            for topic, files in self._files.items()
+        }
 
     async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
         """See `ports.EventLog`."""
