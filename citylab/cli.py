@@ -39,6 +39,8 @@ COMMANDS = {
     "doctor": Command("citylab.doctor", "Show the resolved settings and try every engine.", "psycopg", "platform"),
     "migrate": Command("citylab.migrating", "Bring the store's schema up to date.", "psycopg", "platform"),
     "positions": Command("citylab.positions", "Where processing stands in the event log, and how to start anew.", "psycopg", "platform"),
+    "backup": Command("citylab.backing_up", "Write the store into a folder, while services go on.", "psycopg", "platform"),
+    "restore": Command("citylab.restoring", "Put a backup into a store, or check it.", "psycopg", "platform"),
     "edge": Command("edge.cli", "Run a gateway: a driver, an outbox on disk, a connection to the broker.", "paho", "edge"),
     "ingest": Command("ingest.cli", "Run the bridge from the MQTT broker into the event log.", "aiokafka", "platform"),
     "processing": Command("processing.cli", "Run the service from the event log into the store.", "psycopg", "platform"),

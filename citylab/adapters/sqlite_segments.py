@@ -397,3 +397,18 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def copy_log(folder: Path, to: Path) -> None:
+    """Copy a log's files while they are written, each as it is at one moment; a topic's oldest first.
+
+    What the retention drops meanwhile may be missing at the copy's start, what is appended meanwhile at its end.
+    """
+    for file in sorted(folder.rglob("*.sqlite")):
+        copy = to / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(_connect(file, 10.0)) as there, closing(sqlite3.connect(copy)) as here:
+                there.backup(here)
+        except FileNotFoundError:  # dropped
+            copy.unlink(missing_ok=True)
