@@ -34,7 +34,7 @@ async def _broker(settings: Settings) -> str:
 def _event_log(settings: Settings) -> EventLog:
     if settings.log_url == "sqlite:" and not (settings.data / "log").exists():
         raise ConfigurationError(f"there is no city in {settings.data} yet: start one with `citylab up`")
-    return wiring.event_log(settings)
+    return wiring.event_log(settings, only_looks=True)
 
 
 async def _log(settings: Settings) -> str:

@@ -9,27 +9,16 @@ import typer
 from citylab import wiring
 from citylab.cli import Data, run
 from citylab.errors import ConfigurationError
-from citylab.log_watch import LOST, STORED
+from citylab.log_watch import LOST, STORED, WRITERS
 from citylab.model import Topic
 from citylab.ports import EventLog, Store
 from citylab.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
-SILENT = 10.0  # s after which a service counts as stopped
 
 app = typer.Typer(
     help="Where processing stands in the event log.", add_completion=False, pretty_exceptions_enable=False
 )
-
-
-async def writers(store: Store) -> list[str]:
-    """The services that said within the last seconds that they run and write."""
-    async with store.transaction(read_only=True) as transaction:
-        rows = await transaction.fetch(
-            "SELECT name FROM services WHERE name <> %s AND at > now() - make_interval(secs => %s) ORDER BY name",
-            (LOST, SILENT),
-        )
-    return [name for (name,) in rows]
 
 
 @app.command()
@@ -67,7 +56,10 @@ def reset(
 
 
 async def _show(settings: Settings, *, as_json: bool) -> None:
-    async with wiring.store(settings, name="positions") as store, wiring.event_log(settings) as log:
+    async with (
+        wiring.store(settings, name="positions") as store,
+        wiring.event_log(settings, only_looks=True) as log,
+    ):
         rows = [row for topic in STORED for row in await _rows(store, log, topic)]
         lost = await _lost(store)
     if as_json:
@@ -109,11 +101,11 @@ async def _acknowledge(settings: Settings) -> None:
 
 
 async def _reset(settings: Settings, topics: Sequence[Topic]) -> None:
-    async with wiring.store(settings, name="positions") as store:
-        if "processing" in await writers(store):
-            raise ConfigurationError(f"processing runs, or did within the last {SILENT:.0f} s: stop it first")
-        async with store.transaction() as transaction:
-            count = await transaction.execute(
-                "DELETE FROM positions WHERE topic = ANY(%s)", ([str(topic) for topic in topics],)
-            )
+    async with wiring.store(settings, name="positions") as store, store.transaction() as transaction:
+        running = [name for (name,) in await transaction.fetch(WRITERS) if name.startswith("processing")]
+        if running:
+            raise ConfigurationError("processing runs, or did within the last 10 s: stop it first")
+        count = await transaction.execute(
+            "DELETE FROM positions WHERE topic = ANY(%s)", ([str(topic) for topic in topics],)
+        )
     typer.echo(f"forgot {count} positions; processing begins at the log's start")

@@ -18,7 +18,9 @@ PREFIX = "CITYLAB_"
 FOREIGN = ("CITYLAB_REQUIRE_ENGINES", "CITYLAB_DB_PASSWORD")
 FOREIGN_PREFIXES = ("CITYLAB_TEST_",)
 CITY_FILE = "city.json"
-ADDRESSES = ("broker_url", "embedded_broker", "log_url", "store_url", "http_port")  # in it
+ADDRESSES = (  # in it, with what would let a command that knows better keep less of the log
+    "broker_url", "embedded_broker", "log_url", "store_url", "http_port", "retention_days", "retention_bytes",
+)  # fmt: skip
 
 
 def _about(text: str) -> Any:

@@ -82,8 +82,11 @@ def broker_connection(
     )
 
 
-def event_log(settings: Settings) -> EventLog:
-    """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`."""
+def event_log(settings: Settings, *, only_looks: bool = False) -> EventLog:
+    """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`.
+
+    only_looks: for who has perhaps other settings than the services: the retention is not applied when it is opened.
+    """
     from citylab.adapters.log_topics import retention  # noqa: PLC0415
 
     scheme = settings.log_url.partition(":")[0]
@@ -91,11 +94,15 @@ def event_log(settings: Settings) -> EventLog:
     if scheme == "sqlite":
         from citylab.adapters.sqlite_log import SqliteLog  # noqa: PLC0415
 
-        return SqliteLog(log_folder(settings), partitions=settings.partitions, retention=keep)
+        return SqliteLog(
+            log_folder(settings), partitions=settings.partitions, retention=keep, only_looks=only_looks
+        )
     if scheme == "kafka":
         from citylab.adapters.kafka_log import KafkaLog  # noqa: PLC0415
 
-        return KafkaLog(settings.log_url, partitions=settings.partitions, retention=keep)
+        return KafkaLog(
+            settings.log_url, partitions=settings.partitions, retention=keep, only_looks=only_looks
+        )
     raise ConfigurationError(
         f"CITYLAB_LOG_URL={redacted(settings.log_url)}: an event log is sqlite:[FOLDER] or kafka://host:port"
     )

@@ -7,6 +7,7 @@ of themselves is left out.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from graphlib import TopologicalSorter
@@ -15,16 +16,18 @@ from typing import Any
 
 import msgspec
 import psycopg
+import structlog
 from psycopg import sql
 
 from citylab.adapters.migrations import migrate, migrations
 from citylab.adapters.postgres import Connection, translated
 from citylab.errors import CitylabError, ConfigurationError
+from citylab.log_watch import WRITERS
 from citylab.times import format_instant, now
 
+log = structlog.get_logger()
 FORMAT = 1
 MANIFEST = "manifest.json"
-WRITES_WITHIN = 10.0  # s since which a service has said of itself that it runs
 _LEFT_OUT = ("migrations", "services")
 _FILLED = (
     "things",
@@ -143,15 +146,11 @@ async def _make_ready(url: str, manifest: Manifest, *, force: bool) -> None:
     async with _connected(url) as connection:
         ((there,),) = await _fetch(connection, "SELECT to_regclass('public.migrations') IS NOT NULL")
         if there:
-            services = await _fetch(
-                connection,
-                "SELECT name FROM services WHERE at > now() - make_interval(secs => %s) ORDER BY name",
-                (WRITES_WITHIN,),
-            )
+            services = await _fetch(connection, WRITERS)
             if services:
                 names = ", ".join(name for (name,) in services)
                 raise ConfigurationError(
-                    f"services write into this store ({names}): stop them, and try again {WRITES_WITHIN:.0f} s later"
+                    f"services write into this store ({names}): stop them, and try again 10 s later"
                 )
             filled = [
                 table
@@ -173,8 +172,12 @@ async def _make_ready(url: str, manifest: Manifest, *, force: bool) -> None:
 
 
 async def _load(connection: Connection, folder: Path, manifest: Manifest, told: Told) -> None:
-    tables = [sql.Identifier(table.name) for table in manifest.tables]
-    await connection.execute(sql.SQL("TRUNCATE {}, services").format(sql.SQL(", ").join(tables)))
+    known = await _tables(connection)
+    ours = [table for table in manifest.tables if table.name in known]
+    if others := [table.name for table in manifest.tables if table.name not in known]:
+        log.warning("left out tables that no migration made: they are somebody else's", tables=others)
+    names = sql.SQL(", ").join(map(sql.Identifier, known))
+    await connection.execute(sql.SQL("TRUNCATE {}, services").format(names))
     triggered = await _fetch(
         connection,
         "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid"
@@ -182,7 +185,7 @@ async def _load(connection: Connection, folder: Path, manifest: Manifest, told: 
     )
     for (name,) in triggered:
         await connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(sql.Identifier(name)))
-    for table in manifest.tables:
+    for table in ours:
         columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
         into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), columns)
         cursor, done = connection.cursor(), 0
@@ -198,7 +201,9 @@ async def _load(connection: Connection, folder: Path, manifest: Manifest, told: 
     for (name,) in triggered:
         await connection.execute(sql.SQL("ALTER TABLE {} ENABLE TRIGGER USER").format(sql.Identifier(name)))
     for name, value in manifest.sequences.items():
-        await connection.execute("SELECT setval(format('public.%%I', %s::text)::regclass, %s)", (name, value))
+        await connection.execute(
+            "SELECT setval(to_regclass(format('public.%%I', %s::text)), %s)", (name, value)
+        )  # of somebody else's it does nothing
     await connection.execute("UPDATE catalogue SET version = pg_current_xact_id()::text::bigint")
 
 
@@ -256,7 +261,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
         with gzip.open(file, "rb") as opened:
             while block := opened.read(_BLOCK):
                 yield block
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise Damaged(f"{file} cannot be read to its end: {error}") from error
 
 

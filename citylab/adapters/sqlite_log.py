@@ -44,7 +44,7 @@ T = TypeVar("T")
 class SqliteLog:
     """`ports.EventLog` in a folder.
 
-    partitions: of a new log's packs; an existing log keeps its own number. segment_bytes: what a file holds, and so
+    partitions: of a new log's packs; an existing log keeps its own number. only_looks: opening it drops nothing. segment_bytes: what a file holds, and so
     the grain of the retention, which never drops the newest segment. busy_seconds: how long to wait for another
     process's lock before `Unavailable`.
     """
@@ -55,12 +55,14 @@ class SqliteLog:
         *,
         partitions: int = 4,
         retention: Mapping[Topic, Retention] = RETENTION,
+        only_looks: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
         busy_seconds: float = 10.0,
         clock: Callable[[], Micros] = times.now,
     ) -> None:
         self._folder = folder
         self._of_packs = partitions
+        self._only_looks = only_looks
         self._files = {
             topic: TopicFiles(
                 folder / topic,
@@ -149,7 +151,8 @@ class SqliteLog:
             files.create(partitions_of(topic, self._of_packs))
             with closing(files.newest()) as segment:
                 self._partitions[topic] = sorted(segment.begins)
-            files.retain()
+            if not self._only_looks:
+                files.retain()
         self._groups.open()
 
 

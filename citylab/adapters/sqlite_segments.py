@@ -286,7 +286,7 @@ class TopicFiles:
             sizes[last.number] = last.size()
         filled = [partition for partition, end in ends.items() if end > begins[partition].offset]
         oldest = min((self._event_at(numbers, p, begins[p].offset)[1].time for p in filled), default=None)
-        total = sum(path.stat().st_size for path in self.folder.glob("*.sqlite*"))
+        total = sum(map(_size, self.folder.glob("*.sqlite*")))
         if reader is None:
             return Kept(total, oldest)
         behind, lost = 0.0, 0
@@ -387,6 +387,13 @@ def _row_id(partition: int, offset: int) -> int:
 
 def _name(number: int) -> str:
     return f"{number:012d}.sqlite"
+
+
+def _size(path: Path) -> int:
+    """A file's size; 0 for one that was removed meanwhile, such as a write-ahead log."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _sync_folder(folder: Path) -> None:

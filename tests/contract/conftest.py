@@ -29,9 +29,11 @@ class SqliteEngine:
     def log(self, partitions: int = 4) -> EventLog:
         return SqliteLog(self.folder, partitions=partitions)
 
-    def small_log(self) -> EventLog:
+    def small_log(self, *, only_looks: bool = False) -> EventLog:
         """A log that keeps about a MiB in small files, in one partition."""
-        return SqliteLog(self.folder, partitions=1, retention=SMALL, segment_bytes=256 << 10)
+        return SqliteLog(
+            self.folder, partitions=1, retention=SMALL, segment_bytes=256 << 10, only_looks=only_looks
+        )
 
     async def outgrow(self, log: EventLog) -> None:
         """Make the retention remove the oldest events of a small log."""
@@ -53,9 +55,9 @@ class KafkaEngine:
     def log(self, partitions: int = 4) -> EventLog:
         return KafkaLog(self.url, partitions=partitions)
 
-    def small_log(self) -> EventLog:
+    def small_log(self, *, only_looks: bool = False) -> EventLog:
         """A log that may have a MiB a topic, in one partition."""
-        return KafkaLog(self.url, partitions=1, retention=SMALL)
+        return KafkaLog(self.url, partitions=1, retention=SMALL, only_looks=only_looks)
 
     async def settings(self, name: str) -> dict[str, str]:
         """How long a topic keeps what, as Kafka has it."""
