@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from citylab import __version__, wiring
 from citylab.cli import Data, run, single
-from citylab.errors import ConfigurationError
+from citylab.errors import CitylabError, ConfigurationError
 from citylab.settings import Settings, redacted
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The backup's folder.")]
@@ -53,25 +54,34 @@ class Teller:
             typer.echo(f"{table}: {rows:,} rows", err=True)
 
 
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Say in a sentence why a folder cannot be written, such as a full disk."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise CitylabError(f"{folder} cannot be written: {error}") from error
+
+
 async def _back_up(settings: Settings, folder: Path, *, with_log: bool, as_json: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty: a backup has a folder of its own")
     log_folder = wiring.log_folder(settings) if with_log else None
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise ConfigurationError(f"{partial} cannot be made: {error.strerror}") from error
     teller = Teller(quiet=as_json)
-    with teller.telling():
-        async with wiring.store_server(settings, may_be_new=False) as url:
-            manifest = await wiring.back_up(url, partial, version=__version__, told=teller)
-        if log_folder:  # after the store, so that the log reaches at least as far as its positions
-            await asyncio.to_thread(wiring.copy_log, log_folder, partial / LOG)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    with teller.telling(), _written(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, mode=0o700)
+        try:
+            async with wiring.store_server(settings, may_be_new=False) as url:
+                manifest = await wiring.back_up(url, partial, version=__version__, told=teller)
+            if log_folder:  # after the store, so that the log reaches at least as far as its positions
+                await asyncio.to_thread(wiring.copy_log, log_folder, partial / LOG)
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     _say(folder, manifest, as_json=as_json, done="backed up to")
 
 
@@ -90,8 +100,9 @@ async def _restore(
             async with wiring.store_server(settings, may_be_new=True) as url:
                 await wiring.restore(settings, url, folder, force=force, told=teller)
             if log_folder:
-                shutil.rmtree(log_folder, ignore_errors=True)
-                shutil.copytree(folder / LOG, log_folder)
+                with _written(log_folder):
+                    shutil.rmtree(log_folder, ignore_errors=True)
+                    shutil.copytree(folder / LOG, log_folder)
     done = "is whole:" if only_check else f"restored into {redacted(settings.store_url)} from"
     _say(folder, manifest, as_json=as_json, done=done)
 

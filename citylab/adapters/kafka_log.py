@@ -176,7 +176,8 @@ class KafkaLog:
                     part = (ends[place] - unread[place]) / (ends[place] - begins[place])
                     share = part * sizes.get(place, 0) / (keep.most_bytes / len(own))
                     behind = max(behind, share, (now - next_ones[place].time) / keep.most_age)
-                if topic in readers:
+                # Kafka forgets a place that was not committed for long: where nothing is left to read, it is none.
+                if topic in readers and (place.partition in readers[topic] or place in filled):
                     at = readers[topic].get(place.partition, START)
                     lost += max(begins[place] - at.offset, 0)
             oldest = min((first[place].time for place in own if place in first), default=None)

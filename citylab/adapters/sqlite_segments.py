@@ -293,7 +293,8 @@ class TopicFiles:
         for partition, end in ends.items():
             begin = begins[partition].offset
             at = reader[partition].offset if partition in reader else 0
-            lost += max(begin - at, 0)
+            if partition in reader or begin < end:
+                lost += max(begin - at, 0)
             if max(at, begin) < end:
                 number, event = self._event_at(numbers, partition, max(at, begin))
                 unread = sum(size for one, size in sizes.items() if one >= number)

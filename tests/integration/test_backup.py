@@ -108,6 +108,11 @@ def test_what_must_not_be_overwritten_is_not(databases, folder):
     with psycopg.connect(store) as connection:
         assert connection.execute("SELECT count(*) FROM observations").fetchone() == (5_000,)
 
+    (folder / "file").write_text("")
+    nowhere = cli("backup", folder / "file" / "b", store=store, data=folder)
+    assert (nowhere.returncode, "cannot be written" in nowhere.stderr) == (1, True)
+    assert not list(folder.glob("*.partial"))
+
 
 def test_a_damaged_backup_is_noticed_and_changes_nothing(databases, folder):
     store, other = databases.make(), databases.make()
