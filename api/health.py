@@ -1,5 +1,6 @@
 """`/health` and `/metrics`: whether the road flows, from what every service last said of itself in the store."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,11 +14,16 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from citylab.errors import Unavailable
-from citylab.ports import Store
+from citylab.log_watch import LOST, findings, look
+from citylab.model import SECOND, Kept, Topic
+from citylab.ports import EventLog, Store
 from citylab.services import PROCESSING_SILENT, together
+from citylab.times import now
 
 BRIDGE_SILENT = 15.0  # a bridge reports every five
 LAG_UNWELL = 30.0  # s that a pack waits
+LOOK_EVERY = 2.0  # s between two looks at the event log, however often we are asked
+LOOK_WITHIN = 1.0  # s that an answer waits for a look; then it tells what the one before saw
 
 _SERVICES = "SELECT name, state, extract(epoch FROM now() - at)::float8 FROM services ORDER BY name"
 # A device without an agent never says how it is: it counts as neither.
@@ -43,6 +49,7 @@ class Check(NamedTuple):
     name: str
     ok: bool
     detail: str
+    warn: bool = False  # well, but not for long
 
 
 class Health(NamedTuple):
@@ -62,17 +69,52 @@ class Health(NamedTuple):
     announcements: int = 0
     not_announced: int = 0
     over_quota: Mapping[str, int] = MappingProxyType({})
+    kept: Mapping[Topic, Kept] = MappingProxyType({})
 
 
-async def health(store: Store, *, is_open: bool) -> Health:
-    """Look at the store and at what the services last wrote there. Raises `Unavailable`."""
+class LogWatch:
+    """Looks at the event log when asked, at most every few seconds, and lets nobody wait long for a log that is away."""
+
+    def __init__(self, log: EventLog, store: Store) -> None:
+        self._log, self._store = log, store
+        self._looking: asyncio.Task[None] | None = None
+        self._next = float("-inf")
+        self._kept: Mapping[Topic, Kept] = {}
+        self._away = ""
+
+    async def look(self) -> tuple[Mapping[Topic, Kept], list[Check]]:
+        """What the topics hold, and what to say of it."""
+        if self._looking is None and asyncio.get_running_loop().time() >= self._next:
+            self._looking = asyncio.create_task(self._look())
+        if self._looking:
+            await asyncio.wait([self._looking], timeout=LOOK_WITHIN)
+        if self._away:
+            return {}, [Check("log", ok=False, detail=self._away)]
+        return self._kept, [
+            Check(f"log: {topic}", not unwell, text, warn=not unwell)
+            for topic, unwell, text in findings(self._kept)
+        ]
+
+    async def _look(self) -> None:
+        try:
+            self._kept, self._away = await look(self._log, self._store, now=now()), ""
+        except Unavailable as error:
+            self._kept, self._away = {}, "" if error.engine == "store" else str(error)
+        finally:
+            self._looking = None
+            self._next = asyncio.get_running_loop().time() + LOOK_EVERY
+
+
+async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
+    """Look at the store, at what the services last wrote there, and at the log. Raises `Unavailable`."""
+    kept, of_log = await watch.look()
     async with store.transaction(read_only=True) as transaction:
         services = await transaction.fetch(_SERVICES)
         ((online, offline),) = await transaction.fetch(_GATEWAYS)
         offline_things = (
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
         )
-    checks = [Check("store", ok=True, detail="answers")]
+    checks = [Check("store", ok=True, detail="answers"), *of_log]
     processing = {name: (state, age) for name, state, age in services if name.startswith("processing")}
     figures = together({name: state for name, (state, _) in processing.items()})
     if figures:
@@ -81,11 +123,26 @@ async def health(store: Store, *, is_open: bool) -> Health:
     for name, state, age in services:
         if name in processing:
             continue
-        if age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
+        if name == LOST:
+            checks += [
+                Check(
+                    f"unread in {place}",
+                    ok=False,
+                    detail=f"{why}; `citylab positions acknowledge` takes note",
+                )
+                for place, why in state.items()
+            ]
+        elif age < 3_600:  # a bridge that was taken away for good is forgotten after an hour
             bridges += 1
             over_quota.update(state.get("over_quota_by_gateway") or {})
             well = age < BRIDGE_SILENT and bool(state.get("connected"))
             silent = f"silent for {age:.0f} s" if age >= BRIDGE_SILENT else "not connected to the broker"
+            if state.get("lost"):
+                checks.append(
+                    Check(
+                        f"{name}: unpublished", ok=False, detail=f"{state['lost']}; said until it starts anew"
+                    )
+                )
             checks.append(
                 Check(name, well, f"{state.get('packs_per_second', 0)} packs/s" if well else silent)
             )
@@ -116,6 +173,7 @@ async def health(store: Store, *, is_open: bool) -> Health:
         int(figures.get("announcements", 0)),
         int(figures.get("not_announced", 0)),
         over_quota,
+        kept,
     )
 
 
@@ -195,6 +253,7 @@ class _Figures(Collector):
             for row in self.ledger:
                 family.add_metric([row[0]], row[i])
             families.append(family)
+        families += _of_log(found.kept)
         absent = (
             ("citylab_packs_missing", "Packs that have not come, and their gateway has not got any more"),
             ("citylab_packs_gone", "Packs that a gateway had to drop, its outbox being full"),
@@ -219,12 +278,37 @@ class _Figures(Collector):
         return [*families, over_quota, still_open]
 
 
-def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> APIRouter:
+def _of_log(kept: Mapping[Topic, Kept]) -> list[Metric]:
+    size = GaugeMetricFamily("citylab_log_bytes", "What the event log has on disk", labels=["topic"])
+    oldest = GaugeMetricFamily(
+        "citylab_log_oldest_seconds", "Age of the log's oldest event", labels=["topic"]
+    )
+    behind = GaugeMetricFamily(
+        "citylab_log_behind_ratio",
+        "Share of the log's retention that is unread: at 1 the oldest of it goes",
+        labels=["topic"],
+    )
+    lost = GaugeMetricFamily(
+        "citylab_log_lost_events",
+        "Events that the retention removed unread, while that is not settled",
+        labels=["topic"],
+    )
+    for topic, found in kept.items():
+        size.add_metric([topic], found.bytes)
+        if found.oldest is not None:
+            oldest.add_metric([topic], max(now() - found.oldest, 0) / SECOND)
+        behind.add_metric([topic], found.behind)
+        lost.add_metric([topic], found.lost)
+    return [size, oldest, behind, lost]
+
+
+def health_router(store: Store, log: EventLog, *, broker: str = "", is_open: bool = False) -> APIRouter:
     """The routes. broker: where gateways publish, without its password, for the page to tell.
 
     `/health/ready` answers 200 while the API can serve, and says in `state` whether all is well.
     """
     router = APIRouter(tags=["operations"])
+    watch = LogWatch(log, store)
 
     @router.get("/health/live", summary="Whether this process answers")
     async def live() -> dict[str, str]:
@@ -233,7 +317,7 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
     @router.get("/health/ready", summary="Whether the API can serve, and whether all is well on the road")
     async def ready() -> Response:
         try:
-            found = await health(store, is_open=is_open)
+            found = await health(store, watch, is_open=is_open)
         except Unavailable as error:
             found, status = Health([Check("store", ok=False, detail=str(error))]), 503
         else:
@@ -257,7 +341,7 @@ def health_router(store: Store, *, broker: str = "", is_open: bool = False) -> A
     @router.get("/metrics", summary="Figures in the Prometheus text format")
     async def metrics() -> Response:
         try:
-            found = await health(store, is_open=is_open)
+            found = await health(store, watch, is_open=is_open)
             async with store.transaction(read_only=True) as transaction:
                 ledger = await transaction.fetch(_LEDGER)
                 rejections = [(reason, count) for reason, count in await transaction.fetch(_OPEN)]

@@ -11,10 +11,17 @@ from rich.table import Table
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
+from citylab.log_watch import findings, look
 from citylab.model import Topic
+from citylab.ports import EventLog
 from citylab.settings import CITY_FILE, Settings
+from citylab.times import now
 
 ANSWER_WITHIN = 10.0  # s
+
+
+class Unwell(CitylabError):
+    """Everything answers, and yet something is wrong."""
 
 
 async def _broker(settings: Settings) -> str:
@@ -24,11 +31,14 @@ async def _broker(settings: Settings) -> str:
     return "accepts connections; what it has acknowledged and not delivered is lost if it is killed, gateways send it again"
 
 
-async def _log(settings: Settings) -> str:
-    folder = settings.data / "log"
-    if settings.log_url == "sqlite:" and not folder.exists():
+def _event_log(settings: Settings) -> EventLog:
+    if settings.log_url == "sqlite:" and not (settings.data / "log").exists():
         raise ConfigurationError(f"there is no city in {settings.data} yet: start one with `citylab up`")
-    async with wiring.event_log(settings) as log:
+    return wiring.event_log(settings, only_looks=True)
+
+
+async def _log(settings: Settings) -> str:
+    async with _event_log(settings) as log:
         ends = await log.ends(Topic.PACKS)
     durable = (
         "synced to this disk with every append"
@@ -36,6 +46,22 @@ async def _log(settings: Settings) -> str:
         else "as durable as its brokers' replicas"
     )
     return f"{sum(ends.values()):,} packs in {len(ends)} partitions, {durable}"
+
+
+async def _retention(settings: Settings) -> str:
+    async with wiring.store(settings, name="doctor") as store, _event_log(settings) as log:
+        kept = await look(log, store, now=now())
+    found = findings(kept)
+    said = "; ".join(f"{one.topic}: {one.text}" for one in found)
+    if any(one.unwell for one in found):
+        raise Unwell(said)
+    behind = max(one.behind for one in kept.values())
+    size = sum(one.bytes for one in kept.values())
+    return (
+        f"warning: {said}"
+        if said
+        else f"{size / 1e6:,.0f} MB in the log, {behind:.0%} of its retention unread"
+    )
 
 
 async def _store(settings: Settings) -> str:
@@ -75,7 +101,12 @@ async def _examine(settings: Settings) -> int:
     running = (settings.data / CITY_FILE).exists()
     typer.echo(f"A city is {'running' if running else 'not running'} in {Path(settings.data)}.")
     well = True
-    for name, check in (("broker", _broker), ("event log", _log), ("store", _store)):
+    for name, check in (
+        ("broker", _broker),
+        ("event log", _log),
+        ("store", _store),
+        ("retention", _retention),
+    ):
         ok, text = await _try(check, settings)
         well &= ok
         typer.echo(f"{'ok  ' if ok else 'FAIL'} {name}: {text}")

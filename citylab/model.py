@@ -114,6 +114,19 @@ class Batch(NamedTuple):
     after: Position
 
 
+class Kept(NamedTuple):
+    """What a topic of the log holds, and how near its retention is to what a reader has not read.
+
+    bytes: on disk, of one copy; oldest: time of the oldest event; behind: what is unread, as a share of the retention (the
+    larger of age and bytes): at 1 the oldest of it goes; lost: events that went unread.
+    """
+
+    bytes: int
+    oldest: Micros | None
+    behind: float = 0.0
+    lost: int = 0
+
+
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """One value as a driver measured it, before it becomes a SenML record.
 

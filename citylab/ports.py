@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from citylab.model import Batch, Message, Micros, NewEvent, Position, Topic, Will
+from citylab.model import Batch, Kept, Message, Micros, NewEvent, Position, Topic, Will
 
 if TYPE_CHECKING:  # they need numpy, which a gateway has not
     from citylab.columns import Int64, Observations
@@ -66,6 +66,16 @@ class EventLog(Protocol):
 
     async def tail(self, topic: Topic) -> Mapping[int, Position]:
         """The position after the newest event of each partition, for a reader that wants only what comes."""
+        ...
+
+    async def kept(
+        self, readers: Mapping[Topic, Mapping[int, Position]], *, now: Micros
+    ) -> Mapping[Topic, Kept]:
+        """What every topic holds, and how near the retention is to what these readers have not read.
+
+        readers: by topic, where its reader stands; a partition left out of it stands at offset 0. A topic left out has
+        no reader to wait for. Raises `Unavailable`.
+        """
         ...
 
     async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:

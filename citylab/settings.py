@@ -18,7 +18,9 @@ PREFIX = "CITYLAB_"
 FOREIGN = ("CITYLAB_REQUIRE_ENGINES", "CITYLAB_DB_PASSWORD")
 FOREIGN_PREFIXES = ("CITYLAB_TEST_",)
 CITY_FILE = "city.json"
-ADDRESSES = ("broker_url", "embedded_broker", "log_url", "store_url", "http_port")  # in it
+ADDRESSES = (  # in it, with what would let a command that knows better keep less of the log
+    "broker_url", "embedded_broker", "log_url", "store_url", "http_port", "retention_days", "retention_bytes",
+)  # fmt: skip
 
 
 def _about(text: str) -> Any:
@@ -101,6 +103,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _about("Processes that `citylab processing` starts, which share the partitions of the packs."),
         msgspec.Meta(ge=1, le=64),
     ] = 1  # fmt: skip
+    retention_days: Annotated[
+        float,
+        _about(
+            "How long the event log keeps packs, and whatever else waits to be stored or published, in days."
+        ),
+        msgspec.Meta(gt=0, le=3_650),
+    ] = 7.0
+    retention_bytes: Annotated[
+        int,
+        _about(
+            "What the event log's packs may take on disk, in bytes of one copy; the other topics together take half as much"
+            " at most. Beyond it the oldest go, read or not."
+        ),
+        msgspec.Meta(ge=1 << 20, le=1 << 50),
+    ] = 8 << 30
     pack_bytes: Annotated[int, _about("Largest pack, in bytes."), msgspec.Meta(ge=1_024, le=8 << 20)] = (
         256 * 1024
     )

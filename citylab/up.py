@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Annotated, Any, Protocol
 
@@ -22,12 +23,16 @@ from rich.text import Text
 from citylab import wiring
 from citylab.cli import Data, run, single
 from citylab.errors import ConfigurationError, Unavailable
+from citylab.log_watch import Finding, findings, look
 from citylab.services import PROCESSING_SILENT, together
 from citylab.settings import ADDRESSES, CITY_FILE, Settings, redacted
+from citylab.times import now
 
 log = structlog.get_logger()
 SERVICES = ("ingest", "processing", "api")
 STOP_WITHIN = 4.0  # s for all services together; what is left then is killed, and loses nothing
+LOOK_EVERY = 10  # s between two looks at the event log
+LOOK_WITHIN = 2.0  # s for one
 _LOG_BYTES = 8 << 20
 
 
@@ -250,9 +255,23 @@ def _write_addresses(settings: Settings) -> None:
     partial.rename(file)
 
 
-async def _state(settings: Settings, services: Sequence[Service]) -> str:
+async def _of_log(settings: Settings) -> list[Finding]:
+    """Whether the event log's retention comes near what is unread."""
+    try:
+        async with (
+            asyncio.timeout(LOOK_WITHIN),
+            wiring.store(settings, name="up") as store,
+            wiring.event_log(settings, only_looks=True) as event_log,
+        ):
+            return findings(await look(event_log, store, now=now()))
+    except (Unavailable, TimeoutError):
+        return []  # who reads the log says so
+
+
+async def _state(settings: Settings, services: Sequence[Service], of_log: Sequence[Finding] = ()) -> str:
     """One line: what flows, what waits, what is unwell."""
     unwell = [s.trouble for s in services if s.trouble]
+    unwell += [f"{topic}: {text}" for topic, is_unwell, text in of_log if is_unwell]
     figures: dict[str, Any] = {}
     try:
         async with (
@@ -280,6 +299,7 @@ async def _state(settings: Settings, services: Sequence[Service]) -> str:
         f"{figures.get('gateways', 0)} gateways online",
         f"unwell: {'; '.join(unwell)}" if unwell else "all well",
     ]
+    parts += [f"warning: {topic}: {text}" for topic, is_unwell, text in of_log if not is_unwell]
     return " · ".join(parts)
 
 
@@ -288,11 +308,14 @@ async def _show_state(city: City) -> None:
     console = Console(stderr=True)
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            while True:
-                live.update(Text(await _state(city.settings, city.services)))
+            for second in count():
+                if second % LOOK_EVERY == 0:
+                    of_log = await _of_log(city.settings)
+                live.update(Text(await _state(city.settings, city.services, of_log)))
                 await asyncio.sleep(1)
     while True:
-        print(await _state(city.settings, city.services), flush=True)  # noqa: T201 -- the command's output
+        state = await _state(city.settings, city.services, await _of_log(city.settings))
+        print(state, flush=True)  # noqa: T201 -- the command's output
         await asyncio.sleep(10)
 
 

@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 import structlog
 
 from citylab.errors import ConfigurationError, Unavailable
-from citylab.model import Will
+from citylab.model import DAY, Will
 from citylab.ports import BrokerConnection, EntityWrites, EventLog, Store
 from citylab.settings import Settings, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from citylab.adapters.backups import Manifest, Told
 
 log = structlog.get_logger()
 
@@ -80,17 +82,27 @@ def broker_connection(
     )
 
 
-def event_log(settings: Settings) -> EventLog:
-    """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`."""
-    scheme, _, rest = settings.log_url.partition(":")
+def event_log(settings: Settings, *, only_looks: bool = False) -> EventLog:
+    """The event log that `CITYLAB_LOG_URL` names. Raises `ConfigurationError`.
+
+    only_looks: for who has perhaps other settings than the services: the retention is not applied when it is opened.
+    """
+    from citylab.adapters.log_topics import retention  # noqa: PLC0415
+
+    scheme = settings.log_url.partition(":")[0]
+    keep = retention(round(settings.retention_days * DAY), settings.retention_bytes)
     if scheme == "sqlite":
         from citylab.adapters.sqlite_log import SqliteLog  # noqa: PLC0415
 
-        return SqliteLog(Path(rest) if rest else settings.data / "log", partitions=settings.partitions)
+        return SqliteLog(
+            log_folder(settings), partitions=settings.partitions, retention=keep, only_looks=only_looks
+        )
     if scheme == "kafka":
         from citylab.adapters.kafka_log import KafkaLog  # noqa: PLC0415
 
-        return KafkaLog(settings.log_url, partitions=settings.partitions)
+        return KafkaLog(
+            settings.log_url, partitions=settings.partitions, retention=keep, only_looks=only_looks
+        )
     raise ConfigurationError(
         f"CITYLAB_LOG_URL={redacted(settings.log_url)}: an event log is sqlite:[FOLDER] or kafka://host:port"
     )
@@ -137,6 +149,62 @@ async def migrate(settings: Settings) -> "Sequence[str]":
     from citylab.adapters.migrations import migrate as apply  # noqa: PLC0415
 
     return await apply(store_url(settings), grafana_password=grafana_password(settings))
+
+
+@asynccontextmanager
+async def store_server(settings: Settings, *, may_be_new: bool) -> AsyncIterator[str]:
+    """The URL of a store that answers: the embedded one of a city that does not run is started for the while.
+
+    may_be_new: whether it is made where there is none. Raises `Unavailable`, `ConfigurationError`.
+    """
+    if not settings.store_url.startswith("embedded:"):
+        yield store_url(settings)
+        return
+    from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+
+    named = settings.store_url.partition(":")[2]
+    folder = Path(named) if named else settings.data / "store"
+    if not may_be_new and not folder.exists():
+        raise ConfigurationError(f"there is no store in {folder}: name the city's folder with --data")
+    async with EmbeddedPostgres(folder) as server:
+        yield server.url
+
+
+async def back_up(url: str, folder: Path, *, version: str, told: "Told") -> "Manifest":
+    """Write the store into a folder that is there. See `adapters.backups`."""
+    from citylab.adapters.backups import back_up as write  # noqa: PLC0415
+
+    return await write(url, folder, version=version, told=told)
+
+
+def check_backup(folder: Path, *, told: "Told") -> "Manifest":
+    """Compare a backup with its manifest. See `adapters.backups`."""
+    from citylab.adapters.backups import check  # noqa: PLC0415
+
+    return check(folder, told=told)
+
+
+async def restore(settings: Settings, url: str, folder: Path, *, force: bool, told: "Told") -> "Manifest":
+    """Put a backup that was checked into the store. See `adapters.backups`."""
+    from citylab.adapters.backups import restore as read  # noqa: PLC0415
+
+    password = grafana_password(settings)
+    return await read(url, folder, force=force, grafana_password=password, told=told)
+
+
+def log_folder(settings: Settings) -> Path:
+    """The embedded event log's folder. Raises `ConfigurationError` for another log."""
+    scheme, _, rest = settings.log_url.partition(":")
+    if scheme != "sqlite":
+        raise ConfigurationError("--log is for the embedded event log: Kafka's has Kafka's own means")
+    return Path(rest) if rest else settings.data / "log"
+
+
+def copy_log(folder: Path, to: Path) -> None:
+    """Copy the embedded event log while it is written. See `adapters.sqlite_segments`."""
+    from citylab.adapters.sqlite_segments import copy_log as copy  # noqa: PLC0415
+
+    copy(folder, to)
 
 
 async def copy_again(settings: Settings, streams: str) -> float:

@@ -16,7 +16,7 @@ from api.sensorthings.errors import status_of
 from citylab import errors
 from citylab.cli import COMMANDS
 from citylab.errors import CitylabError, ConfigurationError, PositionLost, Rejected, TimedOut, Unavailable
-from citylab.model import Reason
+from citylab.model import Kept, Reason, Topic
 from citylab.settings import FOREIGN, FOREIGN_PREFIXES, PREFIX, Settings, is_secret
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -250,7 +250,7 @@ def _metrics() -> Iterator[str]:
         "",
     )
     families: list[Metric] = _Figures(
-        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}),
+        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}, kept={Topic.PACKS: Kept(0, 0)}),
         [("a", 0, 0, 0, 0, 0, 0, 0)],
         [("a", 0)],
     ).collect()

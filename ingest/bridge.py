@@ -233,6 +233,7 @@ class Bridge:
                 "packs_per_second": round((self.packs - before) / (began - since), 1),
                 "refused": self.refused,
                 "published": self.outbound.published,
+                "lost": self.outbound.lost,
                 "connected": connected,
             }
             if self.quotas.over:

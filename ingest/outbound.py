@@ -47,6 +47,7 @@ class Outbound:
         self.claim = claim or secrets.token_hex(8)
         self.stalled_after, self.draw = stalled_after, draw
         self.published = 0
+        self.lost = ""  # why something was never published, until the next run
         self._since = _NOBODY  # the offset of our claim, while it is the last one
         self._said_away = False
 
@@ -82,6 +83,7 @@ class Outbound:
                 log.error(
                     "some of what was to be published is gone; going on with what is left", why=str(error)
                 )
+                self.lost = str(error)
                 start = dict.fromkeys(await self.log.partitions(Topic.OUTBOUND), START)
 
     async def _claim(self) -> None:

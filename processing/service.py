@@ -12,6 +12,7 @@ import structlog
 
 from citylab.entities import ENTITY_TYPES, EntityTypes
 from citylab.errors import PositionLost, Rejected, Unavailable
+from citylab.log_watch import LOST
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
 from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
@@ -206,7 +207,7 @@ class Processing:
     async def _read(self, start: Mapping[int, Position], read: asyncio.Queue[Batch]) -> None:
         most = self.pace.most_events
         batches = self.log.read(Topic.PACKS, start, most=most, most_bytes=self.pace.most_bytes)
-        async for batch in _from_stored(batches, start):
+        async for batch in self._from_stored(batches, start):
             await read.put(batch)
 
     async def _decode(
@@ -339,13 +340,45 @@ class Processing:
             "took up rejections that were asked for", stored=saved.stored, rejected=saved.rejected.total()
         )
 
+    async def _from_stored(
+        self, batches: AsyncIterator[Batch], start: Mapping[int, Position]
+    ) -> AsyncIterator[Batch]:
+        """The batches, each partition's first one beginning where the store stands, so that the fence compares like with like.
+
+        Without a stored position the log's start is meant; if that is above 0, what was there before is gone, and is said.
+        """
+        begun: set[int] = set()
+        async for batch in batches:
+            if batch.partition in begun:
+                yield batch
+                continue
+            begun.add(batch.partition)
+            if start[batch.partition] == START and batch.before.offset:
+                log.error(
+                    "the event log begins late: what came before was dropped by its retention, unread",
+                    topic=batch.topic, partition=batch.partition, first_offset=batch.before.offset,
+                )  # fmt: skip
+                await self._keep_lost(batch)
+            yield batch._replace(before=start[batch.partition])
+
+    async def _keep_lost(self, batch: Batch) -> None:
+        """Keep what went unread, for /health, until an operator has taken note."""
+        why = f"the log began at offset {batch.before.offset} when processing first read it"
+        lost = msgspec.json.encode({f"{batch.topic}/{batch.partition}": why}).decode()
+        async with self.store.transaction() as transaction:
+            await transaction.execute(
+                "INSERT INTO services VALUES (%s, %s::jsonb, %s) ON CONFLICT (name)"
+                " DO UPDATE SET state = services.state || excluded.state, at = excluded.at",
+                (LOST, lost, format_instant(self.clock())),
+            )
+
     # -- registrations -----------------------------------------------------------------------------------------------
 
     async def _slow_topic(self, topic: Topic) -> None:
         start = await self._positions(topic, topic)
         most = 500 if topic == Topic.CREATES else 100
         try:
-            async for batch in _from_stored(self.log.read(topic, start, most=most), start):
+            async for batch in self._from_stored(self.log.read(topic, start, most=most), start):
                 if topic == Topic.DESCRIPTORS:
                     await register(self.store, batch)
                 elif topic == Topic.STATUS:
@@ -478,25 +511,6 @@ class _ShareChanged(Exception):
 
 class _Tried(Exception):
     """Rolls a trial back."""
-
-
-async def _from_stored(batches: AsyncIterator[Batch], start: Mapping[int, Position]) -> AsyncIterator[Batch]:
-    """The batches, each partition's first one beginning where the store stands, so that the fence compares like with like.
-
-    Without a stored position the log's start is meant; if that is above 0, what was there before is gone, and is said.
-    """
-    begun: set[int] = set()
-    async for batch in batches:
-        if batch.partition in begun:
-            yield batch
-            continue
-        begun.add(batch.partition)
-        if start[batch.partition] == START and batch.before.offset:
-            log.error(
-                "the event log begins late: what came before was dropped by its retention, unread",
-                topic=batch.topic, partition=batch.partition, first_offset=batch.before.offset,
-            )  # fmt: skip
-        yield batch._replace(before=start[batch.partition])
 
 
 def _events(batches: Sequence[Batch]) -> int:

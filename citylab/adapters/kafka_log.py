@@ -7,28 +7,34 @@ fingerprints travel in the commit's metadata.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Self
 from urllib.parse import urlsplit
 
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     for_code,
 )
 
+from citylab.adapters.kafka_admin import alter_topics, bytes_on_disk
 from citylab.adapters.kafka_appends import TIME_HEADER, Appends
 from citylab.adapters.log_places import LARGEST_VALUE, by_partition, check, position_after
 from citylab.adapters.log_topics import RETENTION, Retention, partitions_of
 from citylab.errors import ConfigurationError, PositionLost, Unavailable
-from citylab.model import Batch, Event, NewEvent, Position, Topic
+from citylab.model import Batch, Event, Kept, Micros, NewEvent, Position, Topic
 from citylab.ports import START
+
+log = structlog.get_logger()
 
 PATIENCE = 10.0  # s until Kafka counts as unavailable
 _BATCH_BYTES = 1 << 20
@@ -40,7 +46,8 @@ class KafkaLog:
     """`ports.EventLog` on Kafka.
 
     url: `kafka://host:port[,host:port]/prefix`; the prefix stands for `citylab` in the topics' names, so that
-    several cities share a cluster. partitions: of packs, when the topic is made; existing topics stay as they are.
+    several cities share a cluster. partitions: of packs, when the topic is made; an existing topic keeps its own. retention: is
+    set on existing topics too, where it differs, unless this one only looks.
     compression: of batches: lz4 costs less than the bytes it saves (a pack of 2.5 KB in JSON: 7 us of CPU instead
     of 8 to append, 6 instead of 9 to read); zstd, gzip, snappy or None. patience: seconds without an answer after
     which Kafka counts as unavailable.
@@ -52,12 +59,14 @@ class KafkaLog:
         *,
         partitions: int = 4,
         retention: Mapping[Topic, Retention] = RETENTION,
+        only_looks: bool = False,
         compression: str | None = "lz4",
         patience: float = PATIENCE,
     ) -> None:
         self._servers, self._prefix = _parse(url)
         self._of_packs = partitions
         self._retention = retention
+        self._only_looks = only_looks
         self._compression = compression
         self._patience = patience
         self._partitions: dict[Topic, Sequence[int]] = {}
@@ -67,18 +76,11 @@ class KafkaLog:
         _hush()
 
     async def __aenter__(self) -> Self:
-        """Connect and make the topics that are missing."""
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=self._servers, request_timeout_ms=int(self._patience * 1_000)
-        )
-        try:
-            async with asyncio.timeout(self._patience):
-                await admin.start()
-                await self._make_topics(admin)
-        except (KafkaError, OSError) as error:
-            raise self._unavailable(error) from error
-        finally:
-            await admin.close()
+        """Connect, make the topics that are missing, and set the retention of all."""
+        async with self._administering() as admin:
+            await self._make_topics(admin)
+            if not self._only_looks:
+                await self._set_retention(admin)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -140,6 +142,48 @@ class KafkaLog:
         finally:
             await _stop(consumer)
 
+    async def kept(
+        self, readers: Mapping[Topic, Mapping[int, Position]], *, now: Micros
+    ) -> Mapping[Topic, Kept]:
+        """See `ports.EventLog`. What is unread counts by its part of the partition's events."""
+        while True:
+            with suppress(PositionLost):  # the retention removed it in between
+                return await self._kept(readers, now)
+
+    async def _kept(
+        self, readers: Mapping[Topic, Mapping[int, Position]], now: Micros
+    ) -> Mapping[Topic, Kept]:
+        places = {place: topic for topic in Topic for place in self._places(topic)}
+        begins, ends = await self._span(list(places))
+        async with self._administering() as admin:
+            sizes = await bytes_on_disk(admin, places)
+        filled = {place: begin for place, begin in begins.items() if begin < ends[place]}
+        unread = {
+            place: max(readers[topic][place.partition].offset, filled[place])
+            if place.partition in readers[topic]
+            else filled[place]
+            for place, topic in places.items()
+            if topic in readers and place in filled
+        }
+        unread = {place: offset for place, offset in unread.items() if offset < ends[place]}
+        first, next_ones = await self._events_at(filled), await self._events_at(unread)
+        found = {}
+        for topic in Topic:
+            own = self._places(topic)
+            keep, behind, lost = self._retention[topic], 0.0, 0
+            for place in own:
+                if place in next_ones:
+                    part = (ends[place] - unread[place]) / (ends[place] - begins[place])
+                    share = part * sizes.get(place, 0) / (keep.most_bytes / len(own))
+                    behind = max(behind, share, (now - next_ones[place].time) / keep.most_age)
+                # Kafka forgets a place that was not committed for long: where nothing is left to read, it is none.
+                if topic in readers and (place.partition in readers[topic] or place in filled):
+                    at = readers[topic].get(place.partition, START)
+                    lost += max(begins[place] - at.offset, 0)
+            oldest = min((first[place].time for place in own if place in first), default=None)
+            found[topic] = Kept(sum(sizes.get(place, 0) for place in own), oldest, behind, lost)
+        return found
+
     async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
         """See `ports.EventLog`."""
         async with self._asking(group) as consumer:
@@ -190,15 +234,39 @@ class KafkaLog:
                         raise for_code(code)(f"topic {name} cannot be made")
             await asyncio.sleep(0.02)
 
-    def _new_topic(self, topic: Topic, brokers: int) -> NewTopic:
-        partitions = partitions_of(topic, self._of_packs)
-        replicas = min(3, brokers)
-        keep = self._retention[topic]
-        settings = {
-            "cleanup.policy": "delete",
+    async def _set_retention(self, admin: AIOKafkaAdminClient) -> None:
+        """Set the topics' retention where it is another. An account that may not do so is told, once."""
+        wanted = {self._name(topic): self._keeping(topic) for topic in Topic}
+        asked = [
+            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keeping))
+            for name, keeping in wanted.items()
+        ]
+        try:
+            (answer,) = await admin.describe_configs(asked)
+            known = {name: {c[0]: c[1] for c in configs} for _, _, _, name, configs in answer.resources}
+            others = {name: keeping for name, keeping in wanted.items() if known.get(name) != keeping}
+            if others:
+                await alter_topics(admin, others)
+        except TopicAuthorizationFailedError as error:
+            log.warning("this account may not set how long Kafka keeps the topics", why=str(error))
+
+    def _keeping(self, topic: Topic) -> dict[str, str]:
+        """The settings of a topic that say how long it keeps what."""
+        keep, partitions = self._retention[topic], partitions_of(topic, self._of_packs)
+        if topic in self._partitions:
+            partitions = len(self._partitions[topic])
+        return {
             "retention.ms": str(keep.most_age // 1_000),
             "retention.bytes": str(keep.most_bytes // partitions),
             "segment.bytes": str(min(1 << 30, max(16 << 20, keep.most_bytes // partitions // 8))),
+        }
+
+    def _new_topic(self, topic: Topic, brokers: int) -> NewTopic:
+        partitions = partitions_of(topic, self._of_packs)
+        replicas = min(3, brokers)
+        settings = {
+            **self._keeping(topic),
+            "cleanup.policy": "delete",
             "max.message.bytes": str(2 * LARGEST_VALUE),
             "min.insync.replicas": str(min(2, replicas)),
             # By arrival: a gateway's wrong clock must neither be refused nor end an event's life early.
@@ -304,6 +372,21 @@ class KafkaLog:
             await _stop(consumer)
             raise
         return consumer
+
+    @asynccontextmanager
+    async def _administering(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        """An admin client for a few requests, within the patience."""
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=self._servers, request_timeout_ms=int(self._patience * 1_000)
+        )
+        try:
+            async with asyncio.timeout(self._patience):
+                await admin.start()
+                yield admin
+        except (KafkaError, OSError) as error:
+            raise self._unavailable(error) from error
+        finally:
+            await admin.close()
 
     @asynccontextmanager
     async def _asking(self, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:

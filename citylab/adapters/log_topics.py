@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from citylab.model import DAY, Micros, Topic
 
+_LEAST_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Retention:
@@ -14,16 +16,22 @@ class Retention:
     most_age: Micros
 
 
-RETENTION: Mapping[Topic, Retention] = {
-    Topic.PACKS: Retention(8 << 30, 7 * DAY),
-    Topic.DESCRIPTORS: Retention(256 << 20, 30 * DAY),
-    Topic.STATUS: Retention(256 << 20, 7 * DAY),
-    Topic.CREATES: Retention(1 << 30, 7 * DAY),
-    Topic.REFUSED: Retention(256 << 20, 30 * DAY),
-    Topic.UPDATES: Retention(1 << 30, DAY),
-    Topic.ALERTS: Retention(64 << 20, 30 * DAY),
-    Topic.OUTBOUND: Retention(256 << 20, 7 * DAY),
-}
+def retention(age: Micros = 7 * DAY, most_bytes: int = 8 << 30) -> Mapping[Topic, Retention]:
+    """What each topic keeps when packs have these limits, the largest: what waits to be stored has the same age.
+
+    Updates are only for who follows now.
+    """
+    parts = {Topic.PACKS: 1, Topic.CREATES: 8, Topic.UPDATES: 8, Topic.ALERTS: 128}
+    return {
+        topic: Retention(
+            max(most_bytes // parts.get(topic, 32), _LEAST_BYTES),
+            min(age, DAY) if topic is Topic.UPDATES else age,
+        )
+        for topic in Topic
+    }
+
+
+RETENTION = retention()
 
 
 def partitions_of(topic: Topic, of_packs: int) -> int:

@@ -21,7 +21,7 @@ from citylab.adapters.log_topics import RETENTION, Retention, partitions_of
 from citylab.adapters.sqlite_reader import Reader
 from citylab.adapters.sqlite_segments import Rows, Segment, TopicFiles, encode
 from citylab.errors import Unavailable
-from citylab.model import Batch, Micros, NewEvent, Position, Topic
+from citylab.model import Batch, Kept, Micros, NewEvent, Position, Topic
 
 SEGMENT_BYTES = 64 << 20
 _COMMIT_BYTES = 32 << 20  # appends that wait are put into one transaction up to this size
@@ -44,7 +44,7 @@ T = TypeVar("T")
 class SqliteLog:
     """`ports.EventLog` in a folder.
 
-    partitions: of a new log's packs; an existing log keeps its own number. segment_bytes: what a file holds, and so
+    partitions: of a new log's packs; an existing log keeps its own number. only_looks: opening it drops nothing. segment_bytes: what a file holds, and so
     the grain of the retention, which never drops the newest segment. busy_seconds: how long to wait for another
     process's lock before `Unavailable`.
     """
@@ -55,12 +55,14 @@ class SqliteLog:
         *,
         partitions: int = 4,
         retention: Mapping[Topic, Retention] = RETENTION,
+        only_looks: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
         busy_seconds: float = 10.0,
         clock: Callable[[], Micros] = times.now,
     ) -> None:
         self._folder = folder
         self._of_packs = partitions
+        self._only_looks = only_looks
         self._files = {
             topic: TopicFiles(
                 folder / topic,
@@ -127,6 +129,15 @@ class SqliteLog:
                     async with asyncio.timeout(_POLL_SECONDS if hears else _POLL_SECONDS_DEAF):
                         await rung.wait()
 
+    async def kept(
+        self, readers: Mapping[Topic, Mapping[int, Position]], *, now: Micros
+    ) -> Mapping[Topic, Kept]:
+        """See `ports.EventLog`. What is unread counts by whole files, as it goes."""
+        return {
+            topic: await _in_thread(files.kept, readers.get(topic), now)
+            for topic, files in self._files.items()
+        }
+
     async def committed(self, group: str, topic: Topic) -> Mapping[int, Position]:
         """See `ports.EventLog`."""
         return await _in_thread(self._groups.positions, group, topic)
@@ -141,7 +152,8 @@ class SqliteLog:
             files.create(partitions_of(topic, self._of_packs))
             with closing(files.newest()) as segment:
                 self._partitions[topic] = sorted(segment.begins)
-            files.retain()
+            if not self._only_looks:
+                files.retain()
         self._groups.open()
 
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import repeat
@@ -21,13 +22,15 @@ import msgspec
 from citylab.adapters.log_places import position_after
 from citylab.adapters.log_topics import Retention
 from citylab.errors import ConfigurationError
-from citylab.model import Event, Micros, NewEvent, Position
+from citylab.model import Event, Kept, Micros, NewEvent, Position
 
 FORMAT = 1
 ROW_BYTES = 1 << 20  # a batch with more is split, so that reading from its middle stays cheap
 PAGE_BYTES = 16 << 10
 WAL_PAGES = 1_024  # 16 MiB of log before it is folded into the file
 _OFFSET_BITS = 48
+_PARTS = 8  # of the topic's bytes that a segment has at most, so that little goes at once
+LEAST_SEGMENT_BYTES = 128 << 10
 _AGES = 8  # a segment is sealed at this part of the topic's age at the latest, so that what is old can go
 
 _SCHEMA = f"""
@@ -199,7 +202,7 @@ class TopicFiles:
     ) -> None:
         self.folder = folder
         self._retention = retention
-        self._segment_bytes = segment_bytes
+        self._segment_bytes = min(segment_bytes, max(retention.most_bytes // _PARTS, LEAST_SEGMENT_BYTES))
         self._busy_seconds = busy_seconds
         self._clock = clock
 
@@ -265,6 +268,52 @@ class TopicFiles:
         """Drop the oldest segments that are too old or too much; never the one that is written."""
         with self._locked():
             self._drop()
+
+    def kept(self, reader: Mapping[int, Position] | None, now: Micros) -> Kept:
+        """See `ports.EventLog`."""
+        while True:
+            numbers = self.numbers()
+            try:
+                return self._kept(numbers, reader, now)
+            except FileNotFoundError:  # dropped in between
+                if numbers == self.numbers():
+                    raise
+
+    def _kept(self, numbers: list[int], reader: Mapping[int, Position] | None, now: Micros) -> Kept:
+        sizes = {number: (self.folder / _name(number)).stat().st_size for number in numbers}
+        with closing(self.open(numbers[0])) as first, closing(self.open(numbers[-1])) as last:
+            begins, ends = first.begins, last.ends()
+            sizes[last.number] = last.size()
+        filled = [partition for partition, end in ends.items() if end > begins[partition].offset]
+        oldest = min((self._event_at(numbers, p, begins[p].offset)[1].time for p in filled), default=None)
+        total = sum(map(_size, self.folder.glob("*.sqlite*")))
+        if reader is None:
+            return Kept(total, oldest)
+        behind, lost = 0.0, 0
+        for partition, end in ends.items():
+            begin = begins[partition].offset
+            at = reader[partition].offset if partition in reader else 0
+            if partition in reader or begin < end:
+                lost += max(begin - at, 0)
+            if max(at, begin) < end:
+                number, event = self._event_at(numbers, partition, max(at, begin))
+                unread = sum(size for one, size in sizes.items() if one >= number)
+                behind = max(
+                    behind, unread / self._retention.most_bytes, (now - event.time) / self._retention.most_age
+                )
+        return Kept(total, oldest, behind, lost)
+
+    def _event_at(self, numbers: list[int], partition: int, offset: int) -> tuple[int, Event]:
+        """The event with this offset, which is there, and the number of its segment."""
+
+        def begin(number: int) -> int:
+            with closing(self.open(number)) as segment:
+                return segment.begins[partition].offset
+
+        number = numbers[bisect_right(numbers, offset, key=begin) - 1]
+        with closing(self.open(number)) as segment:
+            row = segment.row_around(partition, offset)
+        return number, row[offset - row[0].offset]
 
     def _follow(self, sealed: Segment) -> None:
         draft = self.folder / f"draft.{secrets.token_hex(4)}"
@@ -341,6 +390,13 @@ def _name(number: int) -> str:
     return f"{number:012d}.sqlite"
 
 
+def _size(path: Path) -> int:
+    """A file's size; 0 for one that was removed meanwhile, such as a write-ahead log."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a new name in a folder survive a power cut; systems without this need it not."""
     if os.name == "posix":
@@ -349,3 +405,18 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def copy_log(folder: Path, to: Path) -> None:
+    """Copy a log's files while they are written, each as it is at one moment; a topic's oldest first.
+
+    What the retention drops meanwhile may be missing at the copy's start, what is appended meanwhile at its end.
+    """
+    for file in sorted(folder.rglob("*.sqlite")):
+        copy = to / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(_connect(file, 10.0)) as there, closing(sqlite3.connect(copy)) as here:
+                there.backup(here)
+        except FileNotFoundError:  # dropped
+            copy.unlink(missing_ok=True)

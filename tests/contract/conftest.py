@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from engines import url_of
 
 from citylab.adapters.kafka_log import KafkaLog
@@ -14,6 +15,8 @@ from citylab.adapters.log_topics import Retention
 from citylab.adapters.sqlite_log import SqliteLog
 from citylab.model import DAY, NewEvent, Topic
 from citylab.ports import EventLog
+
+SMALL = dict.fromkeys(Topic, Retention(1 << 20, DAY))
 
 
 class SqliteEngine:
@@ -26,10 +29,11 @@ class SqliteEngine:
     def log(self, partitions: int = 4) -> EventLog:
         return SqliteLog(self.folder, partitions=partitions)
 
-    def small_log(self) -> EventLog:
-        """A log that keeps about a MiB in files of 256 KiB, in one partition."""
-        retention = dict.fromkeys(Topic, Retention(1 << 20, DAY))
-        return SqliteLog(self.folder, partitions=1, retention=retention, segment_bytes=256 << 10)
+    def small_log(self, *, only_looks: bool = False) -> EventLog:
+        """A log that keeps about a MiB in small files, in one partition."""
+        return SqliteLog(
+            self.folder, partitions=1, retention=SMALL, segment_bytes=256 << 10, only_looks=only_looks
+        )
 
     async def outgrow(self, log: EventLog) -> None:
         """Make the retention remove the oldest events of a small log."""
@@ -51,8 +55,18 @@ class KafkaEngine:
     def log(self, partitions: int = 4) -> EventLog:
         return KafkaLog(self.url, partitions=partitions)
 
-    def small_log(self) -> EventLog:
-        return self.log(partitions=1)
+    def small_log(self, *, only_looks: bool = False) -> EventLog:
+        """A log that may have a MiB a topic, in one partition."""
+        return KafkaLog(self.url, partitions=1, retention=SMALL, only_looks=only_looks)
+
+    async def settings(self, name: str) -> dict[str, str]:
+        """How long a topic keeps what, as Kafka has it."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.server)
+        await admin.start()
+        resource = ConfigResource(ConfigResourceType.TOPIC, f"{self.prefix}.{name}", None)
+        (answer,) = await admin.describe_configs([resource])
+        await admin.close()
+        return {config[0]: config[1] for config in answer.resources[0][4]}
 
     async def outgrow(self, log: EventLog) -> None:
         """Remove the oldest events: Kafka's own retention looks too rarely for a test's patience."""

@@ -1,6 +1,7 @@
 """What `EventLog` promises, on the embedded log and on Kafka."""
 
 import asyncio
+import random
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from citylab.adapters.log_places import fingerprint
 from citylab.errors import PositionLost
-from citylab.model import Batch, Event, NewEvent, Position, Topic
+from citylab.model import DAY, Batch, Event, NewEvent, Position, Topic
 from citylab.ports import START
 
 PATIENCE = 30.0  # s until a test gives up on something that should happen soon
@@ -380,6 +381,68 @@ async def follow(incoming, at: Position) -> None:
     async for batch in incoming:
         assert batch.before == at, "nothing is jumped over in silence"
         at = batch.after
+
+
+async def test_how_near_the_retention_is_to_what_is_unread(engine):
+    async with engine.small_log() as log:
+        empty = await log.kept({Topic.PACKS: {}}, now=NOW)
+        assert empty.keys() == set(Topic)
+        assert empty[Topic.PACKS][1:] == (None, 0.0, 0)
+
+        def large(number: int) -> NewEvent:
+            """Of bytes that cannot be compressed."""
+            return NewEvent("gw", random.Random(number).randbytes(64 << 10), {}, NOW)
+
+        await log.append(Topic.PACKS, [large(number) for number in range(4)])
+        (batch,) = await read(log, 4)
+        found = await log.kept({Topic.PACKS: {}, Topic.STATUS: {}}, now=NOW + 2 * DAY)
+        packs = found[Topic.PACKS]
+        assert packs.oldest == NOW
+        assert packs.behind == pytest.approx(2.0), "it keeps a day"
+        assert packs.lost == 0
+        assert packs.bytes > 0
+        assert found[Topic.STATUS].behind == 0, "nothing is unread there"
+        after = {Topic.PACKS: {0: batch.after}}
+        assert (await log.kept(after, now=NOW + 2 * DAY))[Topic.PACKS].behind == 0, "all is read"
+        assert (await log.kept({}, now=NOW + 2 * DAY))[Topic.PACKS].behind == 0, "nobody reads"
+
+        for number in range(6):
+            await log.append(Topic.PACKS, [large(number)])
+        fuller = (await log.kept(after, now=NOW))[Topic.PACKS]
+        assert fuller.bytes > packs.bytes
+        assert 0.37 < fuller.behind < 1, "384 KiB of a MiB, and what files have beside it"
+
+
+async def test_what_the_retention_took_unread_is_counted(engine):
+    async with engine.small_log() as log:
+        await log.append(Topic.PACKS, [event(number) for number in range(5)])
+        (early,) = await read(log, 5)
+        await engine.outgrow(log)
+
+        async with aclosing(log.read(Topic.PACKS, {0: START}, most=1)) as incoming:
+            begin = (await anext(incoming)).before.offset
+        found = await log.kept({Topic.PACKS: {0: early.after}}, now=NOW)
+
+        assert found[Topic.PACKS].lost == begin - 5 > 0
+
+
+async def test_a_log_that_exists_gets_the_retention_that_is_set(engine):
+    async with engine.log(partitions=1) as log:
+        for number in range(20):
+            await log.append(Topic.PACKS, [event(number, size=128 << 10)])
+        large = (await log.kept({}, now=NOW))[Topic.PACKS].bytes
+
+    async with engine.small_log(only_looks=True) as log:
+        assert (await events_of(log, 1, most=1))[0].offset == 0, "who only looks sets nothing"
+        if hasattr(engine, "settings"):
+            assert (await engine.settings("packs"))["retention.ms"] == str(7 * DAY // 1_000_000 * 1_000)
+    async with engine.small_log() as log:
+        if hasattr(engine, "settings"):  # Kafka, which looks too rarely for a test's patience
+            settings = await engine.settings("packs")
+            assert (settings["retention.ms"], settings["retention.bytes"]) == ("86400000", str(1 << 20))
+            return
+        await log.append(Topic.PACKS, [event(20)])
+        assert (await log.kept({}, now=NOW))[Topic.PACKS].bytes < large / 2
 
 
 async def test_the_tail_is_where_the_next_event_will_be(log):

@@ -39,11 +39,11 @@ def migrations() -> list[Migration]:
     return sorted(Migration(int(m[1]), m[2], file.read_text(encoding="utf-8")) for m, file in files if m)
 
 
-async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]:
+async def migrate(url: str, *, grafana_password: str | None = None, upto: int | None = None) -> list[str]:
     """Bring the database up to date; return the names of what was applied.
 
     Makes observations a hypertable where the server offers TimescaleDB. `grafana_password` opens the role
-    `citylab_grafana`, which reads schema `grafana` and nothing else.
+    `citylab_grafana`, which reads schema `grafana` and nothing else. upto: the last migration to apply; None is the newest.
     Raises `Unavailable`, and `ConfigurationError` when the database is newer than this program, or the account may
     not do what is needed.
     """
@@ -68,6 +68,8 @@ async def migrate(url: str, *, grafana_password: str | None = None) -> list[str]
                     f"the store has migration {max(done)}, this Citylab knows {known[-1].number}: install a newer one"
                 )
             for migration in known:
+                if upto is not None and migration.number > upto:
+                    break
                 if migration.number in done:
                     if done[migration.number] != migration.digest:
                         log.warning("migration was changed after it was applied", migration=migration.name)

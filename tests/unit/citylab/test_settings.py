@@ -53,6 +53,14 @@ def test_a_running_citys_address_comes_before_the_default(folder):
     assert settings.http_port == 8123
 
 
+def test_a_command_keeps_the_log_as_long_as_the_city_that_runs(folder):
+    city = running_city(folder / "city", retention_days=30.0, retention_bytes=1 << 30)
+
+    settings = Settings.load(data=city)
+
+    assert (settings.retention_days, settings.retention_bytes) == (30.0, 1 << 30)
+
+
 def test_the_env_file_comes_before_a_running_city(folder):
     city = running_city(folder / "city", http_port=8123)
     (folder / ".env").write_text("CITYLAB_HTTP_PORT=8200\n")

@@ -423,6 +423,7 @@ async def test_the_bridge_says_of_itself_how_it_is(house):
         "packs_per_second": 0.0,
         "refused": 0,
         "published": 0,
+        "lost": "",
         "connected": True,
     }
 
