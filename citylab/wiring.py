@@ -115,11 +115,18 @@ async def delete_topics(settings: Settings) -> None:
     await delete(settings.log_url)
 
 
-def store(settings: Settings, *, name: str, statement_timeout: float = 0) -> Store:
-    """The store that `CITYLAB_STORE_URL` names. statement_timeout in seconds, 0 for none. Raises `ConfigurationError`."""
+def store(
+    settings: Settings, *, name: str, statement_timeout: float = 0, patience: float | None = None
+) -> Store:
+    """The store that `CITYLAB_STORE_URL` names. Raises `ConfigurationError`.
+
+    In seconds, statement_timeout: 0 for none; patience: that an answer may take until the line counts as dead.
+    """
     from citylab.adapters.store import PostgresStore  # noqa: PLC0415
 
-    return PostgresStore(store_url(settings), name=f"citylab-{name}", statement_timeout=statement_timeout)
+    return PostgresStore(
+        store_url(settings), name=f"citylab-{name}", statement_timeout=statement_timeout, patience=patience
+    )
 
 
 def store_url(settings: Settings) -> str:

@@ -18,6 +18,10 @@ from processing.decode import Rules
 from processing.service import Processing
 from processing.workers import Workers
 
+PATIENCE = (
+    30.0  # s that the store may take for an answer: a line that has died looks like a store that thinks
+)
+
 
 async def serve(settings: Settings, *, number: int) -> None:
     """Process until cancelled, with others beside us if there are to be several; we are `number` among all that run."""
@@ -51,7 +55,7 @@ async def _process(settings: Settings, number: int) -> None:
         least_move=settings.move_metres,
     )
     async with (
-        wiring.opened(wiring.store(settings, name="processing")) as store,
+        wiring.opened(wiring.store(settings, name="processing", patience=PATIENCE)) as store,
         wiring.opened(wiring.event_log(settings)) as log,
     ):
         gc.freeze()  # what is here now stays; the collector need not look at it again

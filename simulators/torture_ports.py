@@ -184,7 +184,7 @@ def cut_connections(port: int) -> None:
     """Shut this process's TCP connections to a port, as a network would that loses them."""
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as end:
-            if end.getpeername()[1] == port:
+            if end.family != socket.AF_UNIX and end.getpeername()[1] == port:
                 end.shutdown(socket.SHUT_RDWR)
 
 

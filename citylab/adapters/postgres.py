@@ -1,11 +1,15 @@
 """What every adapter of the store shares: the type of its connections, and the translation of errors."""
 
+import asyncio
+import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.abc import RV, PQGen
 from psycopg_pool import PoolTimeout
 
 from citylab.errors import Rejected, TimedOut, Unavailable
@@ -18,6 +22,28 @@ _TOO_MUCH = (
     errors.TooManyColumns,
 )
 Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class PatientConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """Hangs up when the server says nothing for too long: a line that has died looks like a server that thinks.
+
+    patience: s that one answer may take; 0 waits for ever.
+    """
+
+    patience = 0.0
+
+    async def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
+        if not self.patience:
+            return await super().wait(gen, *args, **options)
+        timer = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
+        try:
+            return await super().wait(gen, *args, **options)
+        finally:
+            timer.cancel()
+
+    def _hang_up(self) -> None:
+        with socket.socket(fileno=os.dup(self.pgconn.socket)) as end:
+            end.shutdown(socket.SHUT_RDWR)  # who waits reads the end of the connection
 
 
 @contextmanager

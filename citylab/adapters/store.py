@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import msgspec
-import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
@@ -19,7 +18,7 @@ from citylab.adapters.entity_changes import Changes
 from citylab.adapters.entity_writes import create
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
-from citylab.adapters.postgres import Connection, Parameters, translated
+from citylab.adapters.postgres import Connection, Parameters, PatientConnection, translated
 from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
 from citylab.columns import Int64, Observations
 from citylab.drafts import Draft, read_draft
@@ -29,6 +28,7 @@ from citylab.model import Micros, Position, Topic
 from citylab.writes import Saved, Write
 
 _ATTEMPTS = 10  # of a transaction that met another
+_ANSWER_AFTER = 5.0  # s that an answer takes beyond the statement's time-out, at most
 _CONNECTION_WITHIN = 4.0  # s: as long a request hangs while the store is away
 
 
@@ -105,23 +105,34 @@ class PostgresTransaction:
 class PostgresStore:
     """`ports.Store`: a bounded pool of connections to one database.
 
-    url: postgresql://user:password@host:port/database; statement_timeout in seconds, 0 for none.
+    url: postgresql://user:password@host:port/database; statement_timeout in seconds, 0 for none; patience: seconds that an
+    answer may take until the connection is given up, 0 for ever; if it is not given, a little more than the statement's.
     """
 
     def __init__(
-        self, url: str, *, name: str = "citylab", connections: int = 8, statement_timeout: float = 30
+        self,
+        url: str,
+        *,
+        name: str = "citylab",
+        connections: int = 8,
+        statement_timeout: float = 30,
+        patience: float | None = None,
     ) -> None:
         _hush()
         self._url = url
+        if patience is None:
+            patience = statement_timeout and statement_timeout + _ANSWER_AFTER
+        self._patience = patience
         self._cache = FactsCache()
         self._to_tell = False
         self._telling: asyncio.Task[None] | None = None
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[PatientConnection] = AsyncConnectionPool(
             url,
+            connection_class=PatientConnection,
             min_size=0,
             max_size=connections,
             open=False,
-            configure=_configure,
+            configure=self._configure,
             timeout=_CONNECTION_WITHIN,
             reconnect_timeout=_CONNECTION_WITHIN / 2,  # or those who wait would wait for nobody who tries
             kwargs={
@@ -132,6 +143,10 @@ class PostgresStore:
                 " -c idle_in_transaction_session_timeout=120000 -c search_path=public",
             },
         )
+
+    async def _configure(self, connection: PatientConnection) -> None:
+        connection.patience = self._patience
+        connection.adapters.register_dumper(PgArray, PgArrayDumper)
 
     async def __aenter__(self) -> Self:
         with translated():
@@ -201,15 +216,17 @@ class PostgresStore:
 
     async def notifications(self, *channels: str, poll: float = 5.0) -> AsyncIterator[None]:
         with translated():
-            async with await psycopg.AsyncConnection.connect(
+            async with await PatientConnection.connect(
                 self._url, autocommit=True, connect_timeout=5
             ) as connection:
+                connection.patience = self._patience
                 for channel in channels:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 while True:
                     yield
-                    async for _ in connection.notifies(timeout=poll, stop_after=1):
-                        pass
+                    heard = [notice async for notice in connection.notifies(timeout=poll, stop_after=1)]
+                    if not heard:
+                        await connection.execute("SELECT 1")  # a line that has died is silent too
 
     async def wait(self, seconds: float = 60) -> None:
         """Return once the store answers. Raises `Unavailable`."""
@@ -223,7 +240,3 @@ def _hush() -> None:
     logger = logging.getLogger("psycopg.pool")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
-
-
-async def _configure(connection: Connection) -> None:
-    connection.adapters.register_dumper(PgArray, PgArrayDumper)

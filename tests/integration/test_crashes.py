@@ -25,7 +25,7 @@ from simulators.recordings import air_quality_rows, write_air_quality
 
 RECORDED = Path(__file__).parents[3] / "shared" / "data" / "2025_08_Agost_qualitat_aire_BCN.csv"
 KILLS = 3  # of each: bridge, processing, edge agents
-FLOWS_FOR = 10.0  # s that the replay would take if nobody killed
+FLOWS_FOR = 20.0  # s that the replay would take if nobody killed
 STORED = "SELECT coalesce(sum(count), 0)::bigint FROM latest"
 TABLES = ("observations", "latest", "aggregates", "rejections", "things", "locations", "historical_locations",
     "sensors", "observed_properties", "datastreams", "features_of_interest")  # fmt: skip
