@@ -115,6 +115,8 @@ class Line:
         if self.latency:
             await asyncio.sleep(self.latency)
         await self._flowing.wait()
+        if target.is_closing():
+            raise ConnectionResetError
         target.write(data)
         await target.drain()
 

@@ -81,12 +81,24 @@ def unacknowledged(city: City) -> dict[str, int]:
 
 def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
     city, recording = own_city, open_data_bcn.read(file)
+    recorded_for = (recording.summary.last or 0) - (recording.summary.first or 0)
+    with Command(city, "replay", "open-data-bcn", file, "--speed", recorded_for / 1e6 / FLOWS_FOR) as replay:
+        _kill_while_it_flows(city, recording, replay)
+    _check_that_all_is_there_once(city, recording)
+    before_again = tables_of(city)
+    again = run("replay", "open-data-bcn", file, "--speed", "max", env=city.environment(), within=60)
+    assert again.returncode == 0, again.stderr
+    assert f"0 values new, {recording.summary.values:,} there already, 0 rejected" in again.stdout
+    city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
+    assert tables_of(city) == before_again
+
+
+def _kill_while_it_flows(city: City, recording: Recording, replay: Command) -> None:
+    """Kill each service and the agents several times, at seeded moments of the data's flow; return at its end."""
     expected = values_of(recording)
     seed = int(os.environ.get("CITYLAB_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
     sys.stdout.write(f"CITYLAB_TEST_SEED={seed}\n")
     random_ = random.Random(seed)
-    recorded_for = (recording.summary.last or 0) - (recording.summary.first or 0)
-    replay = Command(city, "replay", "open-data-bcn", file, "--speed", recorded_for / 1e6 / FLOWS_FOR)
     kill_and_start: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
         "edge agents": (replay.kill, replay.start),
         "ingest": (lambda: city.kill("ingest"), lambda: city.start("ingest")),
@@ -114,6 +126,10 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
 
     city.until(lambda: replay.process.poll() is not None, "the replay ends", within=90)
     assert replay.process.returncode == 0, replay.said
+
+
+def _check_that_all_is_there_once(city: City, recording: Recording) -> None:
+    expected = values_of(recording)
     found = values_in(city)
     assert len(found) == len(expected), "a row is there twice, or missing"
     assert set(found) == expected
@@ -128,12 +144,6 @@ def test_the_store_equals_the_file_whoever_is_killed(own_city, file):
         assert (gateway, balanced, whole) == (gateway, True, True)
 
     city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
-    before_again = tables_of(city)
-    again = run("replay", "open-data-bcn", file, "--speed", "max", env=city.environment(), within=60)
-    assert again.returncode == 0, again.stderr
-    assert f"0 values new, {len(expected):,} there already, 0 rejected" in again.stdout
-    city.until(lambda: city.fetch("SELECT count(*) FROM stale_hours") == [(0,)], "hours and days are folded")
-    assert tables_of(city) == before_again
 
 
 def test_what_devices_say_while_the_bridge_is_away_waits_at_the_broker(own_city):

@@ -27,8 +27,7 @@ async def test_who_waits_for_an_answer_gives_the_line_up_and_goes_on(line):
         await asyncio.sleep(0)  # it has begun
 
         with pytest.raises(Unavailable):
-            async with asyncio.timeout(10):
-                await store.positions(Topic.PACKS)
+            await asyncio.wait_for(store.positions(Topic.PACKS), 10)
 
         assert await store.positions(Topic.PACKS) == {}
         mute.cancel()
@@ -41,10 +40,12 @@ async def test_who_waits_for_a_notification_notices_too(line):
         await anext(notifications)
         mute = tasks.create_task(bad.half_close(3_600))
 
+        async def listen() -> None:
+            async for _ in notifications:
+                pass
+
         with pytest.raises(Unavailable):
-            async with asyncio.timeout(10):
-                while True:
-                    await anext(notifications)
+            await asyncio.wait_for(listen(), 10)
         mute.cancel()
 
 

@@ -205,8 +205,8 @@ def test_a_second_city_in_one_folder_gets_a_sentence_and_the_commands_find_the_f
         assert second.stderr.startswith(f"citylab up: a city is running in {folder} already")
         assert len(second.stderr.strip().splitlines()) == 1
         assert doctor.returncode == 0, doctor.stdout
-        assert [line.split(":")[0] for line in doctor.stdout.splitlines()[-3:]] == [
-            "ok   broker", "ok   event log", "ok   store",
+        assert [line.split(":")[0] for line in doctor.stdout.splitlines()[-4:]] == [
+            "ok   broker", "ok   event log", "ok   store", "ok   retention",
         ]  # fmt: skip
         password = (folder / "store" / "password").read_text().strip()
         for ended in migrate:
@@ -221,7 +221,7 @@ def test_a_second_city_in_one_folder_gets_a_sentence_and_the_commands_find_the_f
 def test_without_a_city_the_commands_say_what_to_do(folder):
     doctor = run("doctor", "--data", folder, env=clean_environment())
     assert doctor.returncode == 1
-    assert doctor.stdout.count("FAIL") == 3
+    assert doctor.stdout.count("FAIL") == 4
     assert "`citylab up`" in doctor.stdout
 
     for command in ("migrate", "ingest", "processing", "api", "simulate"):
