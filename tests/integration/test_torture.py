@@ -36,7 +36,7 @@ def tortured(kind: str, *options: object) -> tuple[int, dict[str, Any], str]:
 
 @pytest.mark.skipif(
     "CITYLAB_TEST_SEED" not in os.environ,
-    reason="one run in six does not come to rest, and why is open (docs/how-to/torture.md): CITYLAB_TEST_SEED=1 runs it",
+    reason="a run that did not come to rest is open (docs/how-to/torture.md): CITYLAB_TEST_SEED=1 runs one",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_lost_doubled_or_altered(kind):
