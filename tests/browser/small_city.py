@@ -104,7 +104,7 @@ class Stream:
     results: list[Any] | None = None  # results that are no numbers
     stamp: str | None = None
     empty: bool = False
-    outages: bool = True  # of some minutes every hour and a half, so that charts have gaps
+    flawed: bool = True  # has outages of some minutes, so that charts have gaps, and a few doubtful values
     extra: list[tuple[int, Any, Quality]] = field(
         default_factory=list
     )  # what a test has sent: µs, result, quality
@@ -115,7 +115,7 @@ class Stream:
         last = min(end, now() - round(self.stopped * SECOND))
         for number in range(-(-start // step), last // step + 1):
             outage = (number * step // SECOND + self.id * 711) % 5_400 < 240
-            if not (self.outages and outage and self.interval <= 60 and not self.stopped):
+            if not (self.flawed and outage and self.interval <= 60 and not self.stopped):
                 yield number * step
 
     def value(self, time: int) -> Any:
@@ -128,7 +128,7 @@ class Stream:
         return round(self.mean + self.swing * (0.6 * day + 0.35 * hour + 0.12 * noise), 1)
 
     def flag(self, time: int) -> Quality:
-        if self.quality:
+        if self.quality or not self.flawed:
             return self.quality
         draw = random.Random(time * 7 + self.id).random()
         return Quality.SUSPECT if draw < 0.006 else Quality.BAD if draw < 0.009 else Quality.NONE

@@ -24,7 +24,7 @@ def thing(number: int, name: str, *streams: Stream) -> Thing:
 
 
 def stream(number: int, name: str = "Temperature", unit: str = "°C", **changes: object) -> Stream:
-    return Stream(number, name, unit, 20.0, 1.0, outages=False, **changes)
+    return Stream(number, name, unit, 20.0, 1.0, flawed=False, **changes)
 
 
 def row(page: Page, text: str):

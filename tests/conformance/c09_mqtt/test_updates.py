@@ -160,8 +160,10 @@ def test_a_value_that_means_the_same_is_no_change_of_the_property(service, ids):
     """req/receive-updates-via-mqtt/receive-updates: nor is a number beyond float64 a difficulty."""
     own = ids.entity("Observations")
     same = '{"result": 1.50, "parameters": {"b": 1, "a": [1e400]}, "resultQuality": {"flag": "good"}}'
-    service.request("PATCH", own, same)
     properties = [f"{own}/{name}" for name in ("result", "parameters", "resultQuality", "resultTime")]
+    with service.subscribed(*properties) as heard:
+        service.request("PATCH", own, same)
+        heard.one(properties[1]), heard.one(properties[2])
     with service.subscribed(own, *properties) as heard:
         again = '{"parameters": {"a":[1e400], "b":1.0}, "result": 1.5, "resultQuality": {"flag":"good"}}'
         service.request("PATCH", own, again)
