@@ -55,7 +55,7 @@ class Line:
         """The server sees the end of every connection; the client sees nothing for a while, then a reset."""
         some = list(self._connections)
         for connection in some:
-            connection.end_at_server()
+            connection.half_close()
         await asyncio.sleep(seconds)
         for connection in some:
             connection.reset()
@@ -83,7 +83,7 @@ class Line:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(
-                    self._carry_packs(near, connection) if self._draw else self._carry(near, far)
+                    self._carry_packs(near, connection) if self._draw else self._carry(near, connection)
                 )
                 tasks.create_task(self._carry_back(answers, connection))
         finally:
@@ -91,32 +91,29 @@ class Line:
             self._connections.discard(connection)
             connection.done.set_result(None)
 
-    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _carry(self, source: asyncio.StreamReader, connection: "_Connection") -> None:
         with suppress(OSError):
             while data := await source.read(_CHUNK):
-                await self._hand_over(data, target)
-        if not target.is_closing():
-            with suppress(OSError, NotImplementedError):
-                target.write_eof()
+                await self._hand_over(data, connection.far, connection)
+        connection.end_at_server()
 
     async def _carry_back(self, source: asyncio.StreamReader, connection: "_Connection") -> None:
         with suppress(OSError):
             while data := await source.read(_CHUNK):
-                if connection.mute:
-                    await connection.over.wait()
-                    return
-                await self._hand_over(data, connection.near)
+                await self._hand_over(data, connection.near, connection)
         if connection.mute:
             await connection.over.wait()
         else:
             connection.near.close()
 
-    async def _hand_over(self, data: bytes, target: asyncio.StreamWriter) -> None:
+    async def _hand_over(self, data: bytes, target: asyncio.StreamWriter, connection: "_Connection") -> None:
         if self.latency:
             await asyncio.sleep(self.latency)
         await self._flowing.wait()
         if target.is_closing():
             raise ConnectionResetError
+        if connection.mute:  # nobody is at the other end any longer
+            return
         target.write(data)
         await target.drain()
 
@@ -133,13 +130,11 @@ class Line:
                     if done:
                         reading = asyncio.ensure_future(_packet(source))
                     if packets:
-                        await self._hand_over(b"".join(packets), connection.far)
+                        await self._hand_over(b"".join(packets), connection.far, connection)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-        if not connection.far.is_closing():
-            with suppress(OSError):
-                connection.far.write_eof()
+        connection.end_at_server()
 
 
 class _Shuffle:
@@ -199,8 +194,12 @@ class _Connection:
             end.transport.abort()
         self.over.set()
 
-    def end_at_server(self) -> None:
+    def half_close(self) -> None:
+        """Let the server see the end. What either says from now on does not come through."""
         self.mute = True
+        self.end_at_server()
+
+    def end_at_server(self) -> None:
         if not self.far.is_closing():
             with suppress(OSError):
                 self.far.write_eof()

@@ -112,8 +112,9 @@ async def run_once(settings: Settings, options: Options, seed: int, say: Callabl
         await run.all()
         if not outcome.passed:
             kept = Path(tempfile.mkdtemp(prefix="citylab-torture-", dir="/var/tmp"))
-            shutil.copytree(folder / "logs", kept, dirs_exist_ok=True)
-            outcome.failures.append(f"what the services said is kept in {kept}")
+            for file in folder.glob("*/*.log"):  # of services and of embedded engines
+                shutil.copy(file, kept)
+            outcome.failures.append(f"what everybody said is kept in {kept}")
     return outcome
 
 

@@ -2,11 +2,15 @@
 
 Its sessions and retained messages live in memory. After a restart outboxes send again and agents publish their
 descriptors anew, so nothing of theirs is lost with it.
+
+Its router is a thread that can panic when connections are cut; then the process runs on, takes connections and answers
+none of them. So it is asked all the time, and one that is silent is killed, for its supervisor to start again.
 """
 
 import asyncio
 import contextlib
 import importlib.util
+import signal
 import socket
 import subprocess
 import sys
@@ -14,14 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from citylab.adapters.child import last_lines, start_child, stop
 from citylab.errors import ConfigurationError, Unavailable
 
+log = structlog.get_logger(__name__)
+
 HOST = "127.0.0.1"
 READY_WITHIN = 20.0  # s
+ASK_EVERY, ANSWER_WITHIN = 2.0, 3.0  # s
+MOST_SILENCES = 3  # in a row
 # MQTT 3.1.1, clean session, keep-alive 10 s, client id "-"
 _CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x0a\x00\x01-"
 _CONNACK = b"\x20\x02\x00\x00"
+_DISCONNECT = b"\xe0\x00"
 
 # For each filter that somebody has ever subscribed to, rumqttd keeps the newest `max_segment_count` segments of
 # messages, read or not, and what is older is gone for a subscriber that stalls, PUBACKed or not. So the segments of the
@@ -79,6 +90,8 @@ next_connection_delay_ms = 1
 class EmbeddedBroker:
     """rumqttd with its configuration and log in `folder`. `async with` starts and stops it; `url` reaches it.
 
+    It is killed when it has answered nobody for some 15 s; entered again, it comes back at the same address.
+
     port: of MQTT 3.1.1; port_5: of MQTT 5; 0 takes a free one. Start it from the main thread: it ends with the thread.
     Raises ConfigurationError for a port that is taken, Unavailable when the broker does not come up.
     """
@@ -88,6 +101,7 @@ class EmbeddedBroker:
         self.port = port
         self.port_5 = port_5
         self._child: subprocess.Popen[bytes] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -129,7 +143,7 @@ class EmbeddedBroker:
         try:
             _allow_many_files(self._child.pid)
             async with asyncio.timeout(READY_WITHIN):
-                while not await _answers(self.port):
+                while not await _answers(self.port, within=1.0):
                     if self._child.poll() is not None:
                         raise Unavailable("MQTT broker", f"rumqttd did not start:\n{last_lines(log_file)}")
                     await asyncio.sleep(0.02)
@@ -139,14 +153,29 @@ class EmbeddedBroker:
         except BaseException:
             await stop(self._child)
             raise
+        self._watching = asyncio.create_task(self._watch(self._child))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         if self._child is not None:
             await stop(self._child)
             self._child = None
+
+    async def _watch(self, child: "subprocess.Popen[bytes]") -> None:
+        """Kill a broker that runs and answers nobody. Ends with it."""
+        silences = 0
+        while child.poll() is None:
+            silences = 0 if await _answers(self.port, within=ANSWER_WITHIN) else silences + 1
+            if silences == MOST_SILENCES:
+                log.warning("the embedded MQTT broker answers nobody: killing it", process=child.pid)
+                child.send_signal(signal.SIGKILL)
+                return
+            await asyncio.sleep(ASK_EVERY)
 
 
 def _take_ports(*wanted: int) -> list[int]:
@@ -179,17 +208,18 @@ def _allow_many_files(pid: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _answers(port: int) -> bool:
+async def _answers(port: int, *, within: float) -> bool:
     """Whether a broker answers CONNECT with CONNACK."""
+    writer = None
     try:
-        reader, writer = await asyncio.open_connection(HOST, port)
-    except OSError:
-        return False
-    try:
-        writer.write(_CONNECT)
-        async with asyncio.timeout(1.0):
-            return await reader.readexactly(len(_CONNACK)) == _CONNACK
+        async with asyncio.timeout(within):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(_CONNECT)
+            answered = await reader.readexactly(len(_CONNACK)) == _CONNACK
+            writer.write(_DISCONNECT)
+            return answered
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         return False
     finally:
-        writer.close()
+        if writer:
+            writer.close()

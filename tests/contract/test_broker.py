@@ -37,6 +37,7 @@ class Broker:
         self.folder = folder
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.embedded: EmbeddedBroker | None = None
 
     @property
     def url(self) -> str:
@@ -44,8 +45,9 @@ class Broker:
 
     async def start(self) -> None:
         if self.kind == "embedded":
-            broker = await EmbeddedBroker(self.folder, port=self.port).__aenter__()
-            self.port, self.process = broker.port, broker.process
+            self.embedded = self.embedded or EmbeddedBroker(self.folder, port=self.port)
+            await self.embedded.__aenter__()
+            self.port, self.process = self.embedded.port, self.embedded.process
             return
         self.port = self.port or free_port()
         configuration = self.folder / "mosquitto.conf"
@@ -59,7 +61,9 @@ class Broker:
         self.process.wait()
 
     async def close(self) -> None:
-        if self.process:
+        if self.embedded:
+            await self.embedded.__aexit__(None, None, None)
+        elif self.process:
             await stop(self.process)
 
 
@@ -87,8 +91,8 @@ def require_mosquitto() -> None:
         pytest.skip(message)
 
 
-async def until(condition) -> None:
-    async with asyncio.timeout(PATIENCE):
+async def until(condition, within: float = PATIENCE) -> None:
+    async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 -- what is waited for happens elsewhere
             await asyncio.sleep(0.01)
 
@@ -510,6 +514,28 @@ async def test_the_embedded_broker_takes_a_thousand_gateways(tmp_path):
             assert await asyncio.wait_for(reader.readexactly(4), PATIENCE) == b"\x20\x02\x00\x00"
         for writer in writers:
             writer.close()
+
+
+async def test_an_embedded_broker_that_runs_and_answers_nobody_is_killed(tmp_path):
+    """rumqttd 0.20's router panics when a persistent session that is alone in a group is cut with messages in flight."""
+    async with EmbeddedBroker(tmp_path) as broker:
+        process = broker.process
+        lonely = MqttConnection(
+            broker.url, client_id="lonely", clean_session=False, subscriptions=[("$share/group/t", 1)]
+        )
+        async with lonely, MqttConnection(broker.url, client_id="other") as other:
+            await connected(lonely)
+            await connected(other)
+            for _ in range(50):
+                other.publish("t", b"in flight")
+            await until(lambda: len(lonely.incoming) == 50)
+            lonely.reconnect("the test wants it")
+            await asyncio.wait_for(other.wait_disconnected(), PATIENCE)
+            assert process.poll() is None, "a broker that ends by itself needs no watching"
+            await until(lambda: process.poll() is not None, within=30)
+            await broker.__aenter__()  # as its supervisor does
+            assert broker.process is not process
+            await connected(other)
 
 
 async def test_the_embedded_broker_does_not_outlive_a_killed_parent(tmp_path):
