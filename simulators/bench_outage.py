@@ -39,7 +39,7 @@ from simulators.load import Shape, things
 BACK, OTHER = "bench-back", "bench-other"  # the gateways
 STREAMS = 10  # of each
 ALONE = 10.0  # s for which the other gateway measures alone
-BEHIND = 5.0  # s for which both measure when everything has come
+BEHIND = 5.0  # s for which both go on measuring when everything has come: of a short backlog's time there is little
 WITHIN = 3_600.0  # s that catching up may take
 
 
@@ -55,7 +55,7 @@ class Delays(msgspec.Struct):
 class Outage(msgspec.Struct):
     """What a run has found. seconds: of catching up; memory: the most that a process took, in MiB, by name.
 
-    alone: of the other gateway before; beside: of it while the backlog came; live: of the gateway that came back, meanwhile.
+    alone: of the other gateway before; beside: of it from when the backlog came; live: of the gateway that came back.
     """
 
     hours: float
@@ -262,8 +262,8 @@ async def measure(settings: Settings, hours: float, rate: float, say: Console) -
         )
         await until(store, has_all, 1, what="ledgers with all of it", within=WITHIN)
         seconds = time.monotonic() - began
-        beside, live = visible.delays(OTHER), visible.delays(BACK)
         await asyncio.sleep(BEHIND)
+        beside, live = visible.delays(OTHER), visible.delays(BACK)
         for task in watching:
             task.cancel()
         await _check(store, readings, packs)

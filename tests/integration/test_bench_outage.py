@@ -33,7 +33,7 @@ def test_a_backlog_is_caught_up_with_while_live_data_flows(kind):
         assert found[delays]["observations"] > RATE
         assert 0 < found[delays]["p50"] <= found[delays]["p99"] <= found[delays]["most"] < 30_000
     assert {"gateway", "ingest", "processing", "broker"} <= found["memory"].keys()
-    assert all(10 < most < 500 for most in found["memory"].values()), found["memory"]
+    assert all(0 < most < 500 for most in found["memory"].values()), found["memory"]
 
 
 def test_an_outage_that_no_outbox_holds_is_refused():
