@@ -112,7 +112,10 @@ async def own_engines(
     async with asyncio.TaskGroup() as tasks:
         keepers = {role: tasks.create_task(engine.keep_running()) for role, engine in engines.items()}
         try:
-            yield {role: engine for role, engine in engines.items() if await engine.ready()}
+            ready = {role: engine for role, engine in engines.items() if await engine.ready()}
+            for role in engines.keys() - ready.keys():
+                keepers[role].cancel()
+            yield ready
         finally:
             for keeper in keepers.values():
                 keeper.cancel()

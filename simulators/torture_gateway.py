@@ -47,7 +47,7 @@ class Role(msgspec.Struct, frozen=True):
 
 
 class ScriptDriver:
-    """Yields the script's readings when they are due, until the file `enough` is there.
+    """Yields the script's readings when they are due: the planned ones, and more until the file `enough` is there.
 
     What fell due while the gateway was dead comes at once.
     """
@@ -60,7 +60,7 @@ class ScriptDriver:
         """The place is how many readings lie behind."""
         script, columns = self._script, self._script.columns()
         at = int(position or 0)
-        while at < len(columns) and not self._enough.exists():
+        while at < script.planned or (at < len(columns) and not self._enough.exists()):
             due = int((time.time() - script.begin / SECOND) * script.rate)
             until = min(due, len(columns), at + 500)
             if until > at:
