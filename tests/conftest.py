@@ -31,10 +31,11 @@ def real_databases() -> Iterator[Databases]:
 
 
 @pytest.fixture(params=["embedded", "timescale"])
-def store_url(request) -> str:
+def store_url(request) -> Iterator[str]:
     """A new database, migrated."""
     kind = "embedded_databases" if request.param == "embedded" else "real_databases"
-    return request.getfixturevalue(kind).make()
+    with request.getfixturevalue(kind).one() as url:
+        yield url
 
 
 @pytest.fixture
