@@ -20,12 +20,12 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_databases() -> Iterator[Databases]:
     with embedded_server() as url:
-        yield Databases(url)
+        yield Databases(url, copies=True)
 
 
 @pytest.fixture(scope="session")
 def real_databases() -> Iterator[Databases]:
-    databases = Databases(url_of("STORE"))
+    databases = Databases(url_of("STORE"), copies=False)
     yield databases
     databases.close()
 
