@@ -16,7 +16,7 @@ from city import KINDS, clean_environment, run
 from engines import url_of
 
 from simulators.torture_lines import Line
-from simulators.torture_plan import BROKEN_AT
+from simulators.torture_plan import BROKEN_AT, KILL_POINTS
 
 SECONDS = 20
 
@@ -49,9 +49,13 @@ def test_nothing_is_lost_doubled_or_altered(kind):
     )
     kinds = {name.partition(" ")[0] for name in found["struck"]}
     assert len(kinds & {"kill", "pause", "cut", "half-close", "stall", "delay", "fill"}) >= 4, story
-    assert found["kill_points"], story
-    assert found["readings"] == 1_000 * SECONDS
+    assert found["kill_points"].keys() == {point for points in KILL_POINTS.values() for point in points}, (
+        story
+    )
+    assert found["readings"] >= 1_000 * SECONDS
     assert 0 < found["outage"] < SECONDS + 60, story
+    if kind == "real" and not any("the log: it is not ours" in one for one in found["left_out"]):
+        assert found["struck"]["kill log"] > 0, story
 
 
 @pytest.mark.parametrize("broken", BROKEN_AT)
