@@ -211,8 +211,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
     async def store() -> str:
         from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
 
-        folder = settings.store_url.partition(":")[2]
-        server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
+        server = EmbeddedPostgres(wiring.store_folder(settings))
         await stack.enter_async_context(server)
         city.embedded["store"] = server
         return server.url
