@@ -29,9 +29,19 @@ class Archived(NamedTuple):
     silent: float
 
     @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return self.slot.removeprefix(SLOTS)
+
+    @property
     def unwell(self) -> bool:
         """Whether it needs somebody's care."""
         return self.lost or (not self.active and self.silent > SILENT) or self.behind > BEHIND
+
+    @property
+    def warn(self) -> bool:
+        """Whether it is well, but not for long."""
+        return not self.unwell and not self.active
 
     @property
     def text(self) -> str:

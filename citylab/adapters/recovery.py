@@ -79,7 +79,8 @@ def prepare(folder: Path, data: Path, until: Micros | None = None) -> None:
     for path in (*_without_holes(folder)[0].values(), *(folder / WAL).glob("*.history")):
         shutil.copyfile(path, data / "pg_wal" / path.name.removesuffix(".partial"))
     (data / "recovery.signal").touch()
-    values = ("false", format_instant(until) if until is not None else "", "promote", "latest")
+    target = format_instant(until).replace("Z", "+00") if until is not None else ""
+    values = ("false", target, "promote", "latest")
     with (data / "postgresql.auto.conf").open("a") as settings:
         settings.writelines(f"{name} = '{value}'\n" for name, value in zip(_SETTINGS, values, strict=True))
     for path in (data, *data.rglob("*")):
