@@ -34,9 +34,7 @@ async def restore(
     settings: Settings, folder: Path, *, until: Micros | None, into: Path | None, force: bool, only_check: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Check an archive, and recover it: the embedded store, or a data directory for another server."""
-    own = Settings.load(
-        data=settings.data, of_running_city=False
-    )  # where a city was killed its addresses are left
+    own = Settings.load(data=settings.data, of_running_city=False)  # a killed city has left its addresses
     if not only_check and into is None and not own.store_url.startswith("embedded:"):
         raise ConfigurationError(
             "a server of yours recovers by itself, from a data directory that --into DIRECTORY makes; to put its rows into another"
@@ -46,13 +44,10 @@ async def restore(
         raise ConfigurationError(f"{into} is there: --into makes a new directory")
     reach = await asyncio.to_thread(wiring.check_archive, folder, until)
     if only_check:
-        unread = "where is no pg_waldump of this version here to read the WAL to its end"
+        unread = f"which no pg_waldump of PostgreSQL {reach.major} is here to read"
         upto = f"to the commit at {reach.last_commit}" if reach.last_commit else f"to its end, {unread}"
-        _say(
-            f"{folder} is whole: PostgreSQL {reach.major}, from {reach.since} {upto}, {reach.bytes / 1e6:,.0f} MB",
-            reach,
-            as_json=as_json,
-        )
+        size = f"{reach.bytes / 1e6:,.0f} MB"
+        _say(f"{folder} is whole, from {reach.since} {upto}: {size}", reach, as_json=as_json)
         return
     try:
         if into:

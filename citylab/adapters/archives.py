@@ -31,6 +31,7 @@ from citylab.times import format_instant
 log = structlog.get_logger()
 FORMAT = 1
 ARCHIVE, BASE, WAL, PASSWORD = "archive.json", "base", "wal", "password"
+MANIFEST = "backup_manifest"  # in the base backup, PostgreSQL's own
 _PARTS = (ARCHIVE, BASE, WAL, PASSWORD)
 _PAUSES = (0.2, 5.0)  # s between attempts, from the first to the longest
 _ABOUT = """
@@ -87,7 +88,7 @@ def read_archive(folder: Path) -> Archive | None:
 
 def wal_range(base: Path) -> tuple[int, int, str]:
     """A base backup's timeline, the LSN from which on it needs WAL, and the one up to which it does."""
-    manifest = msgspec.json.decode((base / "backup_manifest").read_bytes())
+    manifest = msgspec.json.decode((base / MANIFEST).read_bytes())
     (needed,) = manifest["WAL-Ranges"]
     return needed["Timeline"], lsn(needed["Start-LSN"]), needed["End-LSN"]
 
@@ -239,7 +240,15 @@ class _Keeper:
         log.info("taking a base backup", folder=str(self._folder))
         base, partial = self._folder / BASE, self._folder / f"{BASE}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        taker = self._start("pg_basebackup", archive, url, partial, "--wal-method=none", "--checkpoint=fast")
+        taker = self._start(
+            "pg_basebackup",
+            archive,
+            url,
+            partial,
+            "--wal-method=none",
+            "--checkpoint=fast",
+            "--manifest-checksums=SHA256",
+        )
         try:
             if await wait(taker) != 0:
                 raise _Stopped(last_lines(self._log_file, 1))

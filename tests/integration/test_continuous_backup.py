@@ -317,6 +317,8 @@ def test_what_is_missing_or_damaged_is_noticed_and_what_was_before_it_comes_back
     assert (code, "is damaged" in said) == (1, True), said
     code, said = found(archive / "base" / "PG_VERSION", lambda file: os.truncate(file, 1))
     assert (code, "is not what was written" in said) == (1, True), said
+    code, said = found(archive / "base" / "backup_manifest", lambda file: os.truncate(file, 1_000))
+    assert (code, "cannot be read" in said) == (1, True), said
     assert found(third, Path.unlink, "--until", first) == (0, "")
 
     third.unlink()
@@ -374,9 +376,11 @@ def test_what_cannot_work_is_refused_with_what_to_do(own, archive):
     assert "of another store" in refused(own.environment, archive)
     (archive / "archive.json").write_text(json.dumps(known | {"since": ""}))
     assert "no whole base backup" in own.citylab("restore", archive, "--check").stderr
-    (archive / "archive.json").write_text(json.dumps(known | {"major": 99}))
-    assert "PostgreSQL 99 needs a pg_verifybackup" in own.citylab("restore", archive, "--check").stderr
+    (archive / "archive.json").write_text(json.dumps(known))
     assert "--into" in own.citylab("restore", archive).stderr
+    (archive / "archive.json").write_text(json.dumps(known | {"major": 99}))
+    assert "no pg_waldump of PostgreSQL 99" in own.citylab("restore", archive, "--check").stdout
+    assert "is of a PostgreSQL 99" in run("restore", archive, env=nowhere).stderr
 
 
 def test_an_archive_that_nobody_runs_is_told(own, archive):
