@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from citylab.archive_watch import Archived, archives
 from citylab.errors import Unavailable
 from citylab.log_watch import LOST, findings, look
 from citylab.model import SECOND, Kept, Topic
@@ -70,6 +71,7 @@ class Health(NamedTuple):
     not_announced: int = 0
     over_quota: Mapping[str, int] = MappingProxyType({})
     kept: Mapping[Topic, Kept] = MappingProxyType({})
+    archived: Sequence[Archived] = ()
 
 
 class LogWatch:
@@ -114,7 +116,9 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         offline_things = (
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
         )
+        archived = await archives(transaction)
     checks = [Check("store", ok=True, detail="answers"), *of_log]
+    checks += [Check(f"archive {one.name}", not one.unwell, one.text, one.warn) for one in archived]
     processing = {name: (state, age) for name, state, age in services if name.startswith("processing")}
     figures = together({name: state for name, (state, _) in processing.items()})
     if figures:
@@ -174,6 +178,7 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         int(figures.get("not_announced", 0)),
         over_quota,
         kept,
+        archived,
     )
 
 
@@ -253,7 +258,12 @@ class _Figures(Collector):
             for row in self.ledger:
                 family.add_metric([row[0]], row[i])
             families.append(family)
-        families += _of_log(found.kept)
+        behind = GaugeMetricFamily(
+            "citylab_archive_behind_bytes", "WAL of the store that an archive has not yet", labels=["archive"]
+        )
+        for one in found.archived:
+            behind.add_metric([one.name], one.behind)
+        families += [behind, *_of_log(found.kept)]
         absent = (
             ("citylab_packs_missing", "Packs that have not come, and their gateway has not got any more"),
             ("citylab_packs_gone", "Packs that a gateway had to drop, its outbox being full"),

@@ -49,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "`embedded:[FOLDER]` or postgresql://user:password@host:port/database, with TimescaleDB or without."
         ),
     ] = "embedded:"
+    archive: Annotated[
+        str,
+        _about(
+            "A folder in which `citylab up` keeps a continuous backup of the store, best on another disk; else there is none."
+        ),
+    ] = ""
     http_host: Annotated[
         str,
         _about(
