@@ -11,7 +11,7 @@ from citylab.model import NewEvent
 
 EVENT = NewEvent("lamp", b"21.4", {}, 0)
 STUCK, WELL = TopicPartition("packs", 0), TopicPartition("status", 0)
-PATIENCE = 0.3
+PATIENCE = 0.5
 
 
 class Builder:
@@ -30,6 +30,7 @@ class Producer:
 
     def __init__(self, stuck: str) -> None:
         self.stuck, self.stopped = stuck, False
+        self.batches: list[bool] = []  # each, whether it holds something
         self._sender = self._message_accumulator = self
         self.sender_task = asyncio.create_task(asyncio.sleep(60))
         self._batches: dict[object, list[object]] = {}
@@ -39,8 +40,9 @@ class Producer:
     def create_batch(self) -> Builder:
         return Builder()
 
-    async def send_batch(self, _builder: Builder, topic: str, *, partition: int) -> asyncio.Future[None]:
+    async def send_batch(self, builder: Builder, topic: str, *, partition: int) -> asyncio.Future[None]:
         delivery = asyncio.get_running_loop().create_future()
+        self.batches.append(builder.full)
         if TopicPartition(topic, partition) != STUCK or not self.stuck:
             delivery.set_result(None)
         elif self.stuck == "batch":
@@ -80,7 +82,8 @@ async def test_a_partition_that_is_stuck_is_said_and_begun_anew_while_others_go_
     others.cancel()
     await appends.close()
 
-    assert [producer.stopped for producer in producers] == [True, True]
+    assert len(producers) > 1
+    assert all(producer.stopped for producer in producers)
 
 
 async def test_a_partition_into_which_something_is_delivered_now_and_then_is_waited_for():
@@ -95,3 +98,22 @@ async def test_a_partition_into_which_something_is_delivered_now_and_then_is_wai
     appends = Appends(connect, patience=PATIENCE)
     await appends.append({WELL: [EVENT] * 6})  # twice the patience
     await appends.close()
+
+
+async def test_what_was_given_up_while_it_connected_is_not_sent():
+    there = asyncio.Event()
+    producers: list[Producer] = []
+
+    async def connect() -> Producer:
+        await there.wait()
+        producers.append(Producer(""))
+        return producers[-1]
+
+    appends = Appends(connect, patience=PATIENCE)
+    with pytest.raises(KafkaConnectionError):
+        await appends.append({WELL: [EVENT]})
+    there.set()
+    await appends.append({STUCK: [EVENT]})
+    await appends.close()
+
+    assert [producer.batches for producer in producers] == [[True]]
