@@ -107,8 +107,6 @@ class Appends:
                     producer = await self._connected()
                     builder = producer.create_batch()
                     taken = _fill(builder, lane)
-                    if not taken:  # all was given up while we connected; Kafka refuses a batch of nothing
-                        break
                     async with asyncio.timeout(self._patience):
                         delivery = await producer.send_batch(builder, place.topic, partition=place.partition)
                     delivery.add_done_callback(partial(self._settle, producer, place, taken))
