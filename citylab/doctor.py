@@ -69,8 +69,9 @@ async def _store(settings: Settings) -> str:
         wiring.store(settings, name="doctor") as store,
         store.transaction(read_only=True) as transaction,
     ):
-        ((version, commit, fsync),) = await transaction.fetch(
-            "SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync')"
+        ((version, commit, fsync, followers, awaited),) = await transaction.fetch(
+            "SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync'),"
+            " (SELECT count(*) FROM pg_stat_replication), current_setting('synchronous_standby_names') <> ''"
         )
         hypertable = await transaction.fetch("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'")
         ((rows,),) = await transaction.fetch("SELECT coalesce(sum(count), 0)::bigint FROM latest")
@@ -79,6 +80,13 @@ async def _store(settings: Settings) -> str:
         if (commit, fsync) == ("on", "on")
         else f"a power cut can lose commits (synchronous_commit {commit}, fsync {fsync})"
     )
+    if followers or awaited:
+        safe = awaited and commit in {"on", "remote_apply"}
+        kept += (
+            ", a fail-over neither"
+            if safe
+            else "; a fail-over can lose the last commits (no synchronous standby)"
+        )
     return f"PostgreSQL {version}{' with TimescaleDB' if hypertable else ''}, {rows:,} observations; {kept}"
 
 

@@ -139,7 +139,7 @@ def store_url(settings: Settings) -> str:
     if urlsplit(settings.store_url).scheme not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"CITYLAB_STORE_URL={redacted(settings.store_url)}: a store is embedded:[FOLDER] or"
-            " postgresql://user:password@host:port/database"
+            " postgresql://user:password@host:port[,host:port]/database"
         )
     return settings.store_url
 

@@ -16,12 +16,14 @@ from citylab.log_watch import LOST
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
 from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
-from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
+from citylab.writes import CATALOGUE_VERSION, CatalogueChanged, PositionMoved, Saved, Write
 from processing import catalogue as catalogues
 from processing.announcer import Announcer
 from processing.catalogue import EMPTY, Catalogue
 from processing.creates import create
 from processing.decode import Rules, decode, take_up
+from processing.reached import LOOK_EVERY as LOOK_BACK_EVERY
+from processing.reached import Reached
 from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
 from processing.resend import LOOK_EVERY, ask_again
@@ -95,6 +97,7 @@ class Processing:
         self._stuck_at: Mapping[int, Position] | None = None
         self._lost: set[str] = set()  # tasks whose position is in no log that we know
         self._saving = asyncio.Lock()
+        self._reached = Reached(store)
 
     async def run(self) -> None:
         """Process until cancelled. An engine that goes away is waited for, and said once."""
@@ -104,6 +107,7 @@ class Processing:
             "updates": self._publish,
             "writes of others": self._listen,
             "figures": self._report,
+            "positions": self._look_back,
         }
         of_one: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             # Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other.
@@ -184,7 +188,10 @@ class Processing:
     async def _pack_pipeline(self) -> None:
         share = await self.workers.until(lambda _: True)
         if share.is_first:
-            await self._publish_left(every_source=True)  # of a worker that is gone
+            # Of a worker that is gone; and of ours, whose ids may be others' updates in a store that failed over.
+            self._published = []
+            await self._publish_left(every_source=True)
+        self._reached.begin(Topic.PACKS)
         stored = await self._positions(Topic.PACKS, "packs")
         start = {partition: stored[partition] for partition in share.partitions(stored)}
         log.info("sharing the packs", partitions=list(start), workers=share.of)
@@ -193,6 +200,7 @@ class Processing:
         await self._load()
         await run_until_one_fails(
             self._until_other_share(share),
+            self._reached.until_behind(Topic.PACKS),
             *([self._read(start, read)] if start else []),
             self._decode(read, decoded),
             self._save(decoded),
@@ -250,6 +258,8 @@ class Processing:
             batches, write = await decoded.get()
             async with self._saving:
                 await self._save_batches(batches, write)
+            for batch in batches:
+                self._reached.saved(batch)
             self.figures.newest_at = max((b.events[-1].time for b in batches if b.events), default=0)
             self._well("packs")
 
@@ -375,24 +385,29 @@ class Processing:
     # -- registrations -----------------------------------------------------------------------------------------------
 
     async def _slow_topic(self, topic: Topic) -> None:
-        start = await self._positions(topic, topic)
-        most = 500 if topic == Topic.CREATES else 100
+        self._reached.begin(topic)
         try:
-            async for batch in self._from_stored(self.log.read(topic, start, most=most), start):
-                if topic == Topic.DESCRIPTORS:
-                    await register(self.store, batch)
-                elif topic == Topic.STATUS:
-                    await status(self.store, batch, await self.log.ends(Topic.PACKS))
-                elif topic == Topic.CREATES:
-                    await create(self.store, self.writes, batch, self.types)
-                else:
-                    await self._store(
-                        _refused(batch, self._catalogue, self.rules),
-                        partial(_refused, batch),
-                    )
-                self._well(topic)
+            await run_until_one_fails(self._read_slowly(topic), self._reached.until_behind(topic))
         except PositionMoved as moved:
             log.info("positions moved; reading on from there", topic=topic, why=str(moved))
+
+    async def _read_slowly(self, topic: Topic) -> None:
+        start = await self._positions(topic, topic)
+        most = 500 if topic == Topic.CREATES else 100
+        async for batch in self._from_stored(self.log.read(topic, start, most=most), start):
+            if topic == Topic.DESCRIPTORS:
+                await register(self.store, batch)
+            elif topic == Topic.STATUS:
+                await status(self.store, batch, await self.log.ends(Topic.PACKS))
+            elif topic == Topic.CREATES:
+                await create(self.store, self.writes, batch, self.types)
+            else:
+                await self._store(
+                    _refused(batch, self._catalogue, self.rules),
+                    partial(_refused, batch),
+                )
+            self._reached.saved(batch)
+            self._well(topic)
 
     # -- what follows from a write -----------------------------------------------------------------------------------
 
@@ -434,7 +449,7 @@ class Processing:
             if self.workers.is_first:
                 await self._publish_left(every_source=False)
             async with self.store.transaction(read_only=True) as transaction:
-                ((version,),) = await transaction.fetch("SELECT version FROM catalogue")
+                ((version,),) = await transaction.fetch(CATALOGUE_VERSION)
             if version != self._catalogue.version:
                 await self._load()
             if self.workers.is_first:
@@ -495,6 +510,12 @@ class Processing:
                     (self.workers.service, msgspec.json.encode(state).decode(), format_instant(self.clock())),
                 )
             self._well("figures")
+
+    async def _look_back(self) -> None:
+        while True:
+            await self._reached.watch()
+            self._well("positions")
+            await asyncio.sleep(LOOK_BACK_EVERY)
 
     async def _waiting(self) -> int:
         """How many packs of our share the log holds that are not stored yet."""
