@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from citylab import wiring
+from citylab import disks, wiring
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
 from citylab.log_watch import findings, look
@@ -22,6 +22,14 @@ ANSWER_WITHIN = 10.0  # s
 
 class Unwell(CitylabError):
     """Everything answers, and yet something is wrong."""
+
+
+async def _disk(settings: Settings) -> str:
+    found = await asyncio.to_thread(disks.findings, wiring.folders(settings))
+    said = "; ".join(one.text for one in found)
+    if any(one.unwell for one in found):
+        raise Unwell(said)
+    return f"warning: {said}" if said else "has room"
 
 
 async def _broker(settings: Settings) -> str:
@@ -110,6 +118,7 @@ async def _examine(settings: Settings) -> int:
     typer.echo(f"A city is {'running' if running else 'not running'} in {Path(settings.data)}.")
     well = True
     for name, check in (
+        ("disk", _disk),
         ("broker", _broker),
         ("event log", _log),
         ("store", _store),

@@ -108,6 +108,12 @@ def event_log(settings: Settings, *, only_looks: bool = False) -> EventLog:
     )
 
 
+def folders(settings: Settings) -> list[Path]:
+    """Where this city's engines write on this machine."""
+    named = [url.partition(":")[2] for url in (settings.log_url, settings.store_url) if "://" not in url]
+    return [settings.data, *(Path(folder) for folder in named if folder)]
+
+
 async def delete_topics(settings: Settings) -> None:
     """Delete the topics of a log on Kafka, of a city that was made for a while (`citylab bench`). Raises `Unavailable`."""
     from citylab.adapters.kafka_log import delete_topics as delete  # noqa: PLC0415

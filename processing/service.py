@@ -28,7 +28,7 @@ from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
 from processing.resend import LOOK_EVERY, ask_again
 from processing.tasks import send_due
-from processing.workers import Share, Workers, run_until_one_fails
+from processing.workers import ALL, Share, Workers, run_until_one_fails
 
 log = structlog.get_logger()
 
@@ -58,6 +58,7 @@ class Figures:
     duplicates: int = 0
     rejected: Counter[Reason] = field(default_factory=Counter)
     newest_at: Micros = 0
+    waiting: int = 0
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +108,7 @@ class Processing:
             "updates": self._publish,
             "writes of others": self._listen,
             "figures": self._report,
+            "waiting packs": self._count_waiting,
             "positions": self._look_back,
         }
         of_one: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
@@ -165,13 +167,14 @@ class Processing:
         if self.figures.problems.pop(name, None):
             log.info("going on", task=name)
 
-    async def _positions(self, topic: Topic, name: str) -> dict[int, Position]:
-        """Where to read a topic on. That log and store answer ends a problem, also where nothing is to be read."""
+    async def _positions(self, topic: Topic, name: str, share: Share = ALL) -> dict[int, Position]:
+        """Where to read our share of a topic on. Where nothing is to be read, that log and store answer ends a problem."""
         stored = await self.store.positions(topic)
-        await self.log.ends(topic)
-        if name not in self._lost:
+        ends = await self.log.ends(topic)
+        start = {p: stored.get(p, START) for p in share.partitions(await self.log.partitions(topic))}
+        if name not in self._lost and all(ends[p] <= position.offset for p, position in start.items()):
             self._well(name)
-        return {p: stored.get(p, START) for p in await self.log.partitions(topic)}
+        return start
 
     # -- packs -------------------------------------------------------------------------------------------------------
 
@@ -192,8 +195,7 @@ class Processing:
             self._published = []
             await self._publish_left(every_source=True)
         self._reached.begin(Topic.PACKS)
-        stored = await self._positions(Topic.PACKS, "packs")
-        start = {partition: stored[partition] for partition in share.partitions(stored)}
+        start = await self._positions(Topic.PACKS, "packs", share)
         log.info("sharing the packs", partitions=list(start), workers=share.of)
         read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * max(len(start), 1))
         decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
@@ -488,7 +490,6 @@ class Processing:
             await asyncio.sleep(1)
             moment = asyncio.get_running_loop().time()
             figures = self.figures
-            waiting = await self._waiting()
             state = {
                 "observations_per_second": round((figures.stored - before) / (moment - since), 1),
                 "stored": figures.stored,
@@ -496,9 +497,9 @@ class Processing:
                 "rejected": figures.rejected,
                 "announcements": self.announcer.messages,
                 "not_announced": self.announcer.left_out,
-                "waiting_events": waiting,
+                "waiting_events": figures.waiting,
                 "lag_seconds": round(max(self.clock() - figures.newest_at, 0) / SECOND, 3)
-                if waiting
+                if figures.waiting
                 else 0.0,
                 "problems": figures.problems,
             }
@@ -517,13 +518,16 @@ class Processing:
             self._well("positions")
             await asyncio.sleep(LOOK_BACK_EVERY)
 
-    async def _waiting(self) -> int:
-        """How many packs of our share the log holds that are not stored yet."""
-        share = await self.workers.until(lambda _: True)
-        ends = await self.log.ends(Topic.PACKS)
-        positions = await self.store.positions(Topic.PACKS)
-        offsets = {p: positions[p].offset if p in positions else 0 for p in share.partitions(ends)}
-        return sum(max(ends[p] - offset, 0) for p, offset in offsets.items())
+    async def _count_waiting(self) -> None:
+        """How many packs of our share the log holds that are not stored yet; apart, for we report while the log is away."""
+        while True:
+            share = await self.workers.until(lambda _: True)
+            ends = await self.log.ends(Topic.PACKS)
+            positions = await self.store.positions(Topic.PACKS)
+            offsets = {p: positions[p].offset if p in positions else 0 for p in share.partitions(ends)}
+            self.figures.waiting = sum(max(ends[p] - offset, 0) for p, offset in offsets.items())
+            self._well("waiting packs")
+            await asyncio.sleep(1)
 
 
 class _ShareChanged(Exception):

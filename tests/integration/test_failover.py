@@ -10,7 +10,7 @@ import pytest
 from city import City, run, running_city
 from city_devices import T0, EdgeAgent, place, stream, thing
 from city_engines import event_log
-from standbys import Pair, pair
+from own_postgres import Pair, pair
 from stores import reachable_folder
 
 from api.sensorthings.geometries import StoredGeometries

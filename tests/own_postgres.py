@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own with a standby that follows it: the one can be killed, and the other promoted."""
+"""A PostgreSQL of a test's own, and one with a standby that follows it: the one can be killed, and the other promoted."""
 
 import asyncio
 import os
@@ -28,6 +28,7 @@ _SETTINGS = {
     "fsync": "off",
     "autovacuum": "off",
 }
+_INITDB = ("-U", "citylab", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
 _TIMESCALE = {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
 
 
@@ -49,7 +50,7 @@ class Embedded:
     def __init__(self, folder: Path) -> None:
         self.inside = folder
         self.user = ACCOUNT if os.geteuid() == 0 else None
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         server = EmbeddedPostgres(folder)
         server._prepare()
         self._programs = server._binaries()
@@ -74,7 +75,7 @@ class Installed:
         installed = engines.Postgres(Path("~/.cache/citylab/engines").expanduser())
         if installed.missing():
             missing("no local PostgreSQL to kill: python3 deploy/engines.py install --only postgres")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         if installed.root != Path("/"):
             (folder / installed.root.name).symlink_to(installed.root)
         self._postgres = engines.Postgres(folder)
@@ -171,39 +172,33 @@ class Pair:
 
 @contextmanager
 def pair(kind: str, folder: Path) -> Iterator[Pair]:
-    """A pair of the set of engines `kind`, whose database `citylab` is migrated."""
-    password = secrets.token_hex(8)
-    make = Embedded if kind == "embedded" else Installed
+    """A server as below, with a standby."""
     with ExitStack() as stack:
-
-        def server(name: str) -> Server:
-            made = Server(make(folder / name), password, folder / f"{name}.log")
-            stack.callback(made.close)
-            return made
-
-        primary, standby = server("primary"), server("standby")
-        _initialise(primary)
-        primary.start()
-        primary.fetch("CREATE DATABASE citylab")
-        asyncio.run(migrate(primary.url("citylab")))
+        primary = stack.enter_context(server(kind, folder / "primary"))
         line = DistantStore(primary.url())
         line.start()
         stack.callback(line.close)
+        standby = Server(_programs(kind, folder / "standby"), primary.password, folder / "standby.log")
+        stack.callback(standby.close)
         data = str(standby.programs.inside / "data")
         standby.run("pg_basebackup", "-d", line.url, "-D", data, "-R", "-c", "fast", "--no-sync")
         standby.start()
         yield Pair(primary, standby, line)
 
 
-def _initialise(server: Server) -> None:
-    data = str(server.programs.inside / "data")
-    options = [
-        "-U",
-        "citylab",
-        "--auth=trust",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--no-sync",
-        "--no-instructions",
-    ]
-    server.run("initdb", "-D", data, *options)
+@contextmanager
+def server(kind: str, folder: Path) -> Iterator[Server]:
+    """A server of the set of engines `kind`, whose database `citylab` is migrated."""
+    made = Server(_programs(kind, folder), secrets.token_hex(8), folder.with_suffix(".log"))
+    try:
+        made.run("initdb", "-D", str(made.programs.inside / "data"), *_INITDB)
+        made.start()
+        made.fetch("CREATE DATABASE citylab")
+        asyncio.run(migrate(made.url("citylab")))
+        yield made
+    finally:
+        made.close()
+
+
+def _programs(kind: str, folder: Path) -> Programs:
+    return Embedded(folder) if kind == "embedded" else Installed(folder)
