@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
@@ -82,7 +82,7 @@ async def _database(settings: Settings, name: str, *, keep: bool) -> AsyncIterat
         if not (keep and there):
             await _alone(store, f"CREATE DATABASE {name}")
     try:
-        yield f"{settings.store_url.rpartition('/')[0]}/{name}"
+        yield urlunsplit(urlsplit(settings.store_url)._replace(path=f"/{name}"))
     finally:
         if not keep:
             async with wiring.store(settings, name="bench") as store:  # the server may be another by now
