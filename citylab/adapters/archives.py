@@ -145,6 +145,9 @@ class _Keeper:
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, _PAUSES[1])
 
+    def _ended(self) -> _Stopped:
+        return _Stopped(f"it ended: {last_lines(self._log_file, 1)}")
+
     def _say(self, error: CitylabError) -> None:
         if self._said != str(error):
             log.warning("nothing is archived; trying again", why=str(error))
@@ -168,7 +171,7 @@ class _Keeper:
             log.info("archiving", folder=str(self._folder), since=archive.since)
             self._worked, self._said, self._pause = True, "", _PAUSES[0]
             await wait(receiver)
-            raise _Stopped(last_lines(self._log_file, 1))
+            raise self._ended()
         finally:
             if receiver:
                 await stop(receiver)
@@ -177,12 +180,12 @@ class _Keeper:
         self, name: str, archive: Archive, url: str, folder: Path, *options: str
     ) -> subprocess.Popen[bytes]:
         where, environment = reaching(url)
-        command: list[str | Path] = [
-            program(name, archive.major),
+        command = [
+            str(program(name, archive.major)),
             "-d",
             where,
             "-D",
-            folder,
+            str(folder),
             "--no-password",
             *options,
         ]
@@ -231,7 +234,7 @@ class _Keeper:
         )
         while not await _fetch(connection, is_there, archive.slot, upto):
             if await wait(receiver, within=0.05) is not None:
-                raise _Stopped(last_lines(self._log_file, 1))
+                raise self._ended()
 
     async def _take_base(
         self, connection: Connection, archive: Archive, url: str, receiver: "subprocess.Popen[bytes]"
@@ -240,18 +243,11 @@ class _Keeper:
         log.info("taking a base backup", folder=str(self._folder))
         base, partial = self._folder / BASE, self._folder / f"{BASE}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        taker = self._start(
-            "pg_basebackup",
-            archive,
-            url,
-            partial,
-            "--wal-method=none",
-            "--checkpoint=fast",
-            "--manifest-checksums=SHA256",
-        )
+        taker = self._start("pg_basebackup", archive, url, partial,
+            "--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256")  # fmt: skip
         try:
             if await wait(taker) != 0:
-                raise _Stopped(last_lines(self._log_file, 1))
+                raise self._ended()
         finally:
             await stop(taker)
         timeline, begin, end = wal_range(partial)
@@ -302,9 +298,10 @@ def _set_aside(folder: Path, archive: Archive) -> Path | None:
         shutil.rmtree(folder / WAL, ignore_errors=True)
         return None
     number = 1
-    while (earlier := folder / f"before-{number}").exists():
+    while (earlier := folder / f"before-{number}" / ARCHIVE).exists():
         number += 1
-    earlier.mkdir()
+    earlier = earlier.parent
+    earlier.mkdir(exist_ok=True)  # where this was killed before it was done
     for part in _PARTS[::-1]:  # archive.json last: it is what makes it one
         if (folder / part).exists():
             (folder / part).rename(earlier / part)
