@@ -80,7 +80,13 @@ async def serve(settings: Settings) -> None:
             mqtt_endpoints=endpoints(settings),
             announced=settings.announcements_per_second > 0,
             routers=(
-                health_router(store, log, broker=redacted(settings.broker_url), is_open=settings.open),
+                health_router(
+                    store,
+                    log,
+                    broker=redacted(settings.broker_url),
+                    is_open=settings.open,
+                    folders=wiring.folders(settings),
+                ),
                 live,
                 ledger_router(store),
                 rejections_router(store),

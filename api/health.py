@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from citylab import disks
 from citylab.archive_watch import Archived, archives
 from citylab.errors import Unavailable
-from citylab.log_watch import LOST, findings, look
+from citylab.log_watch import LOST, Finding, findings, look
 from citylab.model import SECOND, Kept, Topic
 from citylab.ports import EventLog, Store
 from citylab.services import PROCESSING_SILENT, together
@@ -75,14 +77,15 @@ class Health(NamedTuple):
 
 
 class LogWatch:
-    """Looks at the event log when asked, at most every few seconds, and lets nobody wait long for a log that is away."""
+    """Looks at the event log and the disks when asked, at most every few seconds, and lets nobody wait long for a log that is away."""
 
-    def __init__(self, log: EventLog, store: Store) -> None:
-        self._log, self._store = log, store
+    def __init__(self, log: EventLog, store: Store, folders: Sequence[Path] = ()) -> None:
+        self._log, self._store, self._folders = log, store, folders
         self._looking: asyncio.Task[None] | None = None
         self._next = float("-inf")
         self._kept: Mapping[Topic, Kept] = {}
         self._away = ""
+        self._of_disks: list[Finding] = []
 
     async def look(self) -> tuple[Mapping[Topic, Kept], list[Check]]:
         """What the topics hold, and what to say of it."""
@@ -90,15 +93,20 @@ class LogWatch:
             self._looking = asyncio.create_task(self._look())
         if self._looking:
             await asyncio.wait([self._looking], timeout=LOOK_WITHIN)
+        checks = [Check(disk, not unwell, text, warn=not unwell) for disk, unwell, text in self._of_disks]
         if self._away:
-            return {}, [Check("log", ok=False, detail=self._away)]
+            return {}, [*checks, Check("log", ok=False, detail=self._away)]
         return self._kept, [
-            Check(f"log: {topic}", not unwell, text, warn=not unwell)
-            for topic, unwell, text in findings(self._kept)
+            *checks,
+            *(
+                Check(f"log: {topic}", not unwell, text, warn=not unwell)
+                for topic, unwell, text in findings(self._kept)
+            ),
         ]
 
     async def _look(self) -> None:
         try:
+            self._of_disks = await asyncio.to_thread(disks.findings, self._folders)
             self._kept, self._away = await look(self._log, self._store, now=now()), ""
         except Unavailable as error:
             self._kept, self._away = {}, "" if error.engine == "store" else str(error)
@@ -312,13 +320,15 @@ def _of_log(kept: Mapping[Topic, Kept]) -> list[Metric]:
     return [size, oldest, behind, lost]
 
 
-def health_router(store: Store, log: EventLog, *, broker: str = "", is_open: bool = False) -> APIRouter:
-    """The routes. broker: where gateways publish, without its password, for the page to tell.
+def health_router(
+    store: Store, log: EventLog, *, broker: str = "", is_open: bool = False, folders: Sequence[Path] = ()
+) -> APIRouter:
+    """The routes. broker: where gateways publish, without its password, for the page to tell; folders: whose disks need room.
 
     `/health/ready` answers 200 while the API can serve, and says in `state` whether all is well.
     """
     router = APIRouter(tags=["operations"])
-    watch = LogWatch(log, store)
+    watch = LogWatch(log, store, folders)
 
     @router.get("/health/live", summary="Whether this process answers")
     async def live() -> dict[str, str]:
@@ -329,7 +339,8 @@ def health_router(store: Store, log: EventLog, *, broker: str = "", is_open: boo
         try:
             found = await health(store, watch, is_open=is_open)
         except Unavailable as error:
-            found, status = Health([Check("store", ok=False, detail=str(error))]), 503
+            _, of_log = await watch.look()
+            found, status = Health([Check("store", ok=False, detail=str(error)), *of_log]), 503
         else:
             status = 200
         body = {
@@ -356,7 +367,8 @@ def health_router(store: Store, log: EventLog, *, broker: str = "", is_open: boo
                 ledger = await transaction.fetch(_LEDGER)
                 rejections = [(reason, count) for reason, count in await transaction.fetch(_OPEN)]
         except Unavailable as error:
-            found, ledger, rejections = Health([Check("store", ok=False, detail=str(error))]), [], []
+            _, of_log = await watch.look()
+            found, ledger, rejections = Health([Check("store", ok=False, detail=str(error)), *of_log]), [], []
         registry = CollectorRegistry()
         registry.register(_Figures(found, ledger, rejections))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

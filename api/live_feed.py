@@ -73,7 +73,8 @@ class Feed:
         self._keep_bytes = keep_bytes
         self._clock = clock
         self._entries: dict[int, Entry] = {}
-        self._places: dict[int, int] = {}  # update id -> place, for as long as it is remembered
+        # Update id -> place, and hash of its message, for as long as it is remembered.
+        self._places: dict[int, tuple[int, int]] = {}
         self._size = 0
         self._changed = asyncio.Event()
         self._coalesced: dict[int, list[bytes]] = {}  # place -> the events from there to `tick`
@@ -108,7 +109,7 @@ class Feed:
 
     def after(self, update: int) -> int | None:
         """The place after an update; None when it is not in the ring (any more)."""
-        place = self._places.get(update)
+        place, _ = self._places.get(update, (None, 0))
         return place + 1 if place is not None and self.holds(place + 1) else None
 
     def holds(self, place: int) -> bool:
@@ -182,11 +183,18 @@ class Feed:
             except (msgspec.DecodeError, ValueError) as error:
                 structlog.get_logger().warning("live: an update that cannot be read", why=str(error))
                 continue
-            if update.id in self._places or not len(rows):
+            if not len(rows):
+                continue
+            _, known = self._places.get(update.id, (0, None))
+            message = hash(event.value)
+            if message == known:
                 continue  # appended again after a restart, as the contracts allow
+            if known is not None:
+                structlog.get_logger().warning("live: the store lost the end of what it had; starting anew")
+                self._forget()
             entry = Entry(update.id, self._clock(), rows)
             self._entries[self.head] = entry
-            self._places[update.id] = self.head
+            self._places[update.id] = self.head, message
             self._size += entry.size
             self.head += 1
         self._trim()

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from citylab import wiring
+from citylab import disks, wiring
 from citylab.archive_watch import archives
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
@@ -23,6 +23,14 @@ ANSWER_WITHIN = 10.0  # s
 
 class Unwell(CitylabError):
     """Everything answers, and yet something is wrong."""
+
+
+async def _disk(settings: Settings) -> str:
+    found = await asyncio.to_thread(disks.findings, wiring.folders(settings))
+    said = "; ".join(one.text for one in found)
+    if any(one.unwell for one in found):
+        raise Unwell(said)
+    return f"warning: {said}" if said else "has room"
 
 
 async def _broker(settings: Settings) -> str:
@@ -70,8 +78,9 @@ async def _store(settings: Settings) -> str:
         wiring.store(settings, name="doctor") as store,
         store.transaction(read_only=True) as transaction,
     ):
-        ((version, commit, fsync),) = await transaction.fetch(
-            "SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync')"
+        ((version, commit, fsync, followers, awaited),) = await transaction.fetch(
+            "SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync'),"
+            " (SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'pg_receivewal'), current_setting('synchronous_standby_names') <> ''"
         )
         hypertable = await transaction.fetch("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'")
         ((rows,),) = await transaction.fetch("SELECT coalesce(sum(count), 0)::bigint FROM latest")
@@ -84,6 +93,13 @@ async def _store(settings: Settings) -> str:
         if (commit, fsync) == ("on", "on")
         else f"a power cut can lose commits (synchronous_commit {commit}, fsync {fsync})"
     )
+    if followers or awaited:
+        safe = awaited and commit in {"on", "remote_apply"}
+        kept += (
+            ", a fail-over neither"
+            if safe
+            else "; a fail-over can lose the last commits (no synchronous standby)"
+        )
     return f"PostgreSQL {version}{' with TimescaleDB' if hypertable else ''}, {rows:,} observations; {kept}{said}"
 
 
@@ -107,6 +123,7 @@ async def _examine(settings: Settings) -> int:
     typer.echo(f"A city is {'running' if running else 'not running'} in {Path(settings.data)}.")
     well = True
     for name, check in (
+        ("disk", _disk),
         ("broker", _broker),
         ("event log", _log),
         ("store", _store),

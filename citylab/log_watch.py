@@ -17,9 +17,9 @@ WRITERS = "SELECT name FROM services WHERE name <> 'lost' AND at > now() - inter
 
 
 class Finding(NamedTuple):
-    """A topic that needs somebody's care: soon, or now where `unwell`."""
+    """A topic of the log, or a disk, that needs somebody's care: soon, or now where `unwell`."""
 
-    topic: Topic
+    topic: str
     unwell: bool
     text: str
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
@@ -18,6 +19,7 @@ PREFIX = "CITYLAB_"
 FOREIGN = ("CITYLAB_REQUIRE_ENGINES", "CITYLAB_DB_PASSWORD")
 FOREIGN_PREFIXES = ("CITYLAB_TEST_",)
 CITY_FILE = "city.json"
+_PASSWORD = re.compile(r"(password=)[^&]*", re.IGNORECASE)  # libpq takes those of user and key in a query too
 ADDRESSES = (  # in it, with what would let a command that knows better keep less of the log
     "broker_url", "embedded_broker", "log_url", "store_url", "http_port", "retention_days", "retention_bytes",
 )  # fmt: skip
@@ -46,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store_url: Annotated[
         str,
         _about(
-            "`embedded:[FOLDER]` or postgresql://user:password@host:port/database, with TimescaleDB or without."
+            "`embedded:[FOLDER]` or postgresql://user:password@host:port[,host:port]/database, with TimescaleDB or without."
+            " Of several hosts the one that takes writes is used."
         ),
     ] = "embedded:"
     archive: Annotated[
@@ -301,10 +304,13 @@ def is_secret(name: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """A URL without its password; any other text as it is."""
-    if "://" not in text or "@" not in text:
+    """A URL without its passwords; any other text as it is."""
+    if "://" not in text:
         return text
     parts = urlsplit(text)
+    parts = parts._replace(query=_PASSWORD.sub(r"\1***", parts.query))
+    if "@" not in parts.netloc:
+        return urlunsplit(parts)
     host = parts.netloc.rpartition("@")[2]
     user = (parts.username or "") + ":***@" if parts.password else (parts.username or "") + "@"
     return urlunsplit(parts._replace(netloc=user + host))

@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from citylab import wiring
+from citylab import disks, wiring
 from citylab.archive_watch import archives
 from citylab.cli import Data, run, single
 from citylab.errors import ConfigurationError, Unavailable
 from citylab.log_watch import Finding, findings, look
+from citylab.logs import whether_or_not_there_is_room
 from citylab.services import PROCESSING_SILENT, together
 from citylab.settings import ADDRESSES, CITY_FILE, Settings, redacted
 from citylab.times import now
@@ -260,16 +261,17 @@ def _write_addresses(settings: Settings) -> None:
 
 
 async def _of_log(settings: Settings) -> list[Finding]:
-    """Whether the event log's retention comes near what is unread."""
+    """Whether the event log's retention comes near what is unread, and whether the disks have room."""
+    found = await asyncio.to_thread(disks.findings, wiring.folders(settings))
     try:
         async with (
             asyncio.timeout(LOOK_WITHIN),
             wiring.store(settings, name="up") as store,
             wiring.event_log(settings, only_looks=True) as event_log,
         ):
-            return findings(await look(event_log, store, now=now()))
+            return [*found, *findings(await look(event_log, store, now=now()))]
     except (Unavailable, TimeoutError):
-        return []  # who reads the log says so
+        return found  # who reads the log says so
 
 
 async def _state(settings: Settings, services: Sequence[Service], of_log: Sequence[Finding] = ()) -> str:
@@ -321,7 +323,8 @@ async def _show_state(city: City) -> None:
                 await asyncio.sleep(1)
     while True:
         state = await _state(city.settings, city.services, await _of_log(city.settings))
-        print(state, flush=True)  # noqa: T201 -- the command's output
+        with whether_or_not_there_is_room():
+            print(state, flush=True)  # noqa: T201 -- the command's output
         await asyncio.sleep(10)
 
 

@@ -110,6 +110,12 @@ def event_log(settings: Settings, *, only_looks: bool = False) -> EventLog:
     )
 
 
+def folders(settings: Settings) -> list[Path]:
+    """Where this city's engines write on this machine."""
+    named = [url.partition(":")[2] for url in (settings.log_url, settings.store_url) if "://" not in url]
+    return [settings.data, *(Path(folder) for folder in named if folder)]
+
+
 async def delete_topics(settings: Settings) -> None:
     """Delete the topics of a log on Kafka, of a city that was made for a while (`citylab bench`). Raises `Unavailable`."""
     from citylab.adapters.kafka_log import delete_topics as delete  # noqa: PLC0415
@@ -141,7 +147,7 @@ def store_url(settings: Settings) -> str:
     if urlsplit(settings.store_url).scheme not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"CITYLAB_STORE_URL={redacted(settings.store_url)}: a store is embedded:[FOLDER] or"
-            " postgresql://user:password@host:port/database"
+            " postgresql://user:password@host:port[,host:port]/database"
         )
     return settings.store_url
 

@@ -11,6 +11,9 @@ from citylab.columns import Int64, Observations
 from citylab.model import Micros, Position, Reason, Topic
 
 LEAST_MOVE = 10.0  # m
+# The catalogue's version, which is a transaction's number, on this run of this server: a standby that is promoted without
+# the last transactions gives their numbers to others.
+CATALOGUE_VERSION = "SELECT hashint8extended(version, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint) FROM catalogue"
 
 
 class Receipt(NamedTuple):

@@ -59,6 +59,11 @@ class StoreAddress:
         User and password are left out: Grafana has a role of its own. Raises `ConfigurationError`.
         """
         parts = urlsplit(text if "://" in text else f"postgresql://{text}")
+        if "," in parts.netloc.rpartition("@")[2]:
+            raise ConfigurationError(
+                f"{redacted(text)} names several hosts, and Grafana takes one: set CITYLAB_GRAFANA_STORE_URL to"
+                " host:port/database of an address that follows the primary, or of a standby"
+            )
         try:
             port = parts.port or 5432
         except ValueError:

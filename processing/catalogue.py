@@ -9,6 +9,7 @@ import numpy as np
 from citylab.columns import NO_TIME, Int64
 from citylab.model import Micros
 from citylab.ports import Store
+from citylab.writes import CATALOGUE_VERSION
 
 
 class Kind(IntEnum):
@@ -149,7 +150,7 @@ async def load(store: Store) -> Catalogue:
     neither.
     """
     async with store.transaction() as transaction:
-        ((version,),) = await transaction.fetch("SELECT version FROM catalogue FOR SHARE")
+        ((version,),) = await transaction.fetch(f"{CATALOGUE_VERSION} FOR SHARE")
         await transaction.execute(_FEATURES)
         streams = []
         for (

@@ -16,17 +16,19 @@ from citylab.log_watch import LOST
 from citylab.model import SECOND, Batch, Micros, NewEvent, Position, Reason, Topic
 from citylab.ports import START, EntityWrites, EventLog, Store
 from citylab.times import format_instant, now
-from citylab.writes import CatalogueChanged, PositionMoved, Saved, Write
+from citylab.writes import CATALOGUE_VERSION, CatalogueChanged, PositionMoved, Saved, Write
 from processing import catalogue as catalogues
 from processing.announcer import Announcer
 from processing.catalogue import EMPTY, Catalogue
 from processing.creates import create
 from processing.decode import Rules, decode, take_up
+from processing.reached import LOOK_EVERY as LOOK_BACK_EVERY
+from processing.reached import Reached
 from processing.registration import register, status
 from processing.rejected import Replay, keep_waiting_no_longer, next_replay, open_rejections, refused
 from processing.resend import LOOK_EVERY, ask_again
 from processing.tasks import send_due
-from processing.workers import Share, Workers, run_until_one_fails
+from processing.workers import ALL, Share, Workers, run_until_one_fails
 
 log = structlog.get_logger()
 
@@ -56,6 +58,7 @@ class Figures:
     duplicates: int = 0
     rejected: Counter[Reason] = field(default_factory=Counter)
     newest_at: Micros = 0
+    waiting: int = 0
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +98,7 @@ class Processing:
         self._stuck_at: Mapping[int, Position] | None = None
         self._lost: set[str] = set()  # tasks whose position is in no log that we know
         self._saving = asyncio.Lock()
+        self._reached = Reached(store)
 
     async def run(self) -> None:
         """Process until cancelled. An engine that goes away is waited for, and said once."""
@@ -104,6 +108,8 @@ class Processing:
             "updates": self._publish,
             "writes of others": self._listen,
             "figures": self._report,
+            "waiting packs": self._count_waiting,
+            "positions": self._look_back,
         }
         of_one: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             # Descriptors, statuses, MQTT creates and refused packs: few, one batch after the other.
@@ -161,13 +167,14 @@ class Processing:
         if self.figures.problems.pop(name, None):
             log.info("going on", task=name)
 
-    async def _positions(self, topic: Topic, name: str) -> dict[int, Position]:
-        """Where to read a topic on. That log and store answer ends a problem, also where nothing is to be read."""
+    async def _positions(self, topic: Topic, name: str, share: Share = ALL) -> dict[int, Position]:
+        """Where to read our share of a topic on. Where nothing is to be read, that log and store answer ends a problem."""
         stored = await self.store.positions(topic)
-        await self.log.ends(topic)
-        if name not in self._lost:
+        ends = await self.log.ends(topic)
+        start = {p: stored.get(p, START) for p in share.partitions(await self.log.partitions(topic))}
+        if name not in self._lost and all(ends[p] <= position.offset for p, position in start.items()):
             self._well(name)
-        return {p: stored.get(p, START) for p in await self.log.partitions(topic)}
+        return start
 
     # -- packs -------------------------------------------------------------------------------------------------------
 
@@ -184,15 +191,18 @@ class Processing:
     async def _pack_pipeline(self) -> None:
         share = await self.workers.until(lambda _: True)
         if share.is_first:
-            await self._publish_left(every_source=True)  # of a worker that is gone
-        stored = await self._positions(Topic.PACKS, "packs")
-        start = {partition: stored[partition] for partition in share.partitions(stored)}
+            # Of a worker that is gone; and of ours, whose ids may be others' updates in a store that failed over.
+            self._published = []
+            await self._publish_left(every_source=True)
+        self._reached.begin(Topic.PACKS)
+        start = await self._positions(Topic.PACKS, "packs", share)
         log.info("sharing the packs", partitions=list(start), workers=share.of)
         read: asyncio.Queue[Batch] = asyncio.Queue(maxsize=4 * max(len(start), 1))
         decoded: asyncio.Queue[tuple[list[Batch], Write]] = asyncio.Queue(maxsize=1)
         await self._load()
         await run_until_one_fails(
             self._until_other_share(share),
+            self._reached.until_behind(Topic.PACKS),
             *([self._read(start, read)] if start else []),
             self._decode(read, decoded),
             self._save(decoded),
@@ -250,6 +260,8 @@ class Processing:
             batches, write = await decoded.get()
             async with self._saving:
                 await self._save_batches(batches, write)
+            for batch in batches:
+                self._reached.saved(batch)
             self.figures.newest_at = max((b.events[-1].time for b in batches if b.events), default=0)
             self._well("packs")
 
@@ -375,24 +387,29 @@ class Processing:
     # -- registrations -----------------------------------------------------------------------------------------------
 
     async def _slow_topic(self, topic: Topic) -> None:
-        start = await self._positions(topic, topic)
-        most = 500 if topic == Topic.CREATES else 100
+        self._reached.begin(topic)
         try:
-            async for batch in self._from_stored(self.log.read(topic, start, most=most), start):
-                if topic == Topic.DESCRIPTORS:
-                    await register(self.store, batch)
-                elif topic == Topic.STATUS:
-                    await status(self.store, batch, await self.log.ends(Topic.PACKS))
-                elif topic == Topic.CREATES:
-                    await create(self.store, self.writes, batch, self.types)
-                else:
-                    await self._store(
-                        _refused(batch, self._catalogue, self.rules),
-                        partial(_refused, batch),
-                    )
-                self._well(topic)
+            await run_until_one_fails(self._read_slowly(topic), self._reached.until_behind(topic))
         except PositionMoved as moved:
             log.info("positions moved; reading on from there", topic=topic, why=str(moved))
+
+    async def _read_slowly(self, topic: Topic) -> None:
+        start = await self._positions(topic, topic)
+        most = 500 if topic == Topic.CREATES else 100
+        async for batch in self._from_stored(self.log.read(topic, start, most=most), start):
+            if topic == Topic.DESCRIPTORS:
+                await register(self.store, batch)
+            elif topic == Topic.STATUS:
+                await status(self.store, batch, await self.log.ends(Topic.PACKS))
+            elif topic == Topic.CREATES:
+                await create(self.store, self.writes, batch, self.types)
+            else:
+                await self._store(
+                    _refused(batch, self._catalogue, self.rules),
+                    partial(_refused, batch),
+                )
+            self._reached.saved(batch)
+            self._well(topic)
 
     # -- what follows from a write -----------------------------------------------------------------------------------
 
@@ -434,7 +451,7 @@ class Processing:
             if self.workers.is_first:
                 await self._publish_left(every_source=False)
             async with self.store.transaction(read_only=True) as transaction:
-                ((version,),) = await transaction.fetch("SELECT version FROM catalogue")
+                ((version,),) = await transaction.fetch(CATALOGUE_VERSION)
             if version != self._catalogue.version:
                 await self._load()
             if self.workers.is_first:
@@ -473,7 +490,6 @@ class Processing:
             await asyncio.sleep(1)
             moment = asyncio.get_running_loop().time()
             figures = self.figures
-            waiting = await self._waiting()
             state = {
                 "observations_per_second": round((figures.stored - before) / (moment - since), 1),
                 "stored": figures.stored,
@@ -481,9 +497,9 @@ class Processing:
                 "rejected": figures.rejected,
                 "announcements": self.announcer.messages,
                 "not_announced": self.announcer.left_out,
-                "waiting_events": waiting,
+                "waiting_events": figures.waiting,
                 "lag_seconds": round(max(self.clock() - figures.newest_at, 0) / SECOND, 3)
-                if waiting
+                if figures.waiting
                 else 0.0,
                 "problems": figures.problems,
             }
@@ -496,13 +512,22 @@ class Processing:
                 )
             self._well("figures")
 
-    async def _waiting(self) -> int:
-        """How many packs of our share the log holds that are not stored yet."""
-        share = await self.workers.until(lambda _: True)
-        ends = await self.log.ends(Topic.PACKS)
-        positions = await self.store.positions(Topic.PACKS)
-        offsets = {p: positions[p].offset if p in positions else 0 for p in share.partitions(ends)}
-        return sum(max(ends[p] - offset, 0) for p, offset in offsets.items())
+    async def _look_back(self) -> None:
+        while True:
+            await self._reached.watch()
+            self._well("positions")
+            await asyncio.sleep(LOOK_BACK_EVERY)
+
+    async def _count_waiting(self) -> None:
+        """How many packs of our share the log holds that are not stored yet; apart, for we report while the log is away."""
+        while True:
+            share = await self.workers.until(lambda _: True)
+            ends = await self.log.ends(Topic.PACKS)
+            positions = await self.store.positions(Topic.PACKS)
+            offsets = {p: positions[p].offset if p in positions else 0 for p in share.partitions(ends)}
+            self.figures.waiting = sum(max(ends[p] - offset, 0) for p, offset in offsets.items())
+            self._well("waiting packs")
+            await asyncio.sleep(1)
 
 
 class _ShareChanged(Exception):

@@ -58,6 +58,9 @@ class Share(NamedTuple):
         return [p for place, p in enumerate(sorted(partitions)) if place % self.of == self.place]
 
 
+ALL = Share(0, 1)
+
+
 class Workers:
     """The processing services that live, one of which we are.
 

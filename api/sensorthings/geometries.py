@@ -3,7 +3,8 @@
 A row says in `geometry_changed` which transaction gave it its geometry. All transactions before the oldest that ran
 when we last looked (`pg_snapshot_xmin`) are in what we saw; so looking for that one and later ones, by an index, finds
 whatever is new, in any order of commits, and no writer waits for another. What was deleted stays until the table is
-read whole again, and does no harm: ids are never used again, and the statement joins by them.
+read whole again, and does no harm: ids are never used again, and the statement joins by them. Another server (a standby
+that was promoted without the last transactions) gives their numbers and ids to others: there, the table is read whole.
 """
 
 import asyncio
@@ -24,17 +25,23 @@ _MOST_KEPT = 64 << 20  # characters of evaluated columns
 
 @dataclass(slots=True)
 class _Kept:
-    """A table as last seen. since: transactions before it are in it; recent: which others are, by id; read: when whole."""
+    """A table as last seen.
+
+    server: the run of the server that it is of; since: transactions before it are in it; recent: which others are, by id;
+    read: when whole.
+    """
 
     table: Table
+    server: str
     since: int
     recent: dict[int, int]
     read: float
 
 
 class _Seen(NamedTuple):
-    """since: the oldest transaction that ran then; own: whether ours has written; rows: id, transaction, GeoJSON."""
+    """server: a run of one; since: the oldest transaction then; own: whether ours wrote; rows: id, transaction, GeoJSON."""
 
+    server: str
     since: int
     own: bool
     rows: list[tuple[int, int, str | None]]
@@ -86,11 +93,9 @@ class StoredGeometries:
                 kept is None
                 or seen is None
                 or time.monotonic() - kept.read > _READ_AGAIN
-                or seen.since < kept.since
+                or seen.server != kept.server
             ):
-                kept = _Kept(
-                    Table({}), 0, {}, time.monotonic()
-                )  # transactions count from less: another database
+                kept = _Kept(Table({}), "", 0, {}, time.monotonic())
                 seen = await _all_of(transaction, source)
             table = kept.table
             new = [row for row in seen.rows if seen.own or kept.recent.get(row[0]) != row[1]]
@@ -98,7 +103,7 @@ class StoredGeometries:
                 table = await asyncio.to_thread(table.changed, [r[0] for r in new], [r[2] for r in new])
             if not seen.own:  # else it may be rolled back, and what it changed with it
                 recent = {own: transaction for own, transaction, _ in seen.rows if transaction >= seen.since}
-                self._kept[source] = _Kept(table, seen.since, recent, kept.read)
+                self._kept[source] = _Kept(table, seen.server, seen.since, recent, kept.read)
             return table
 
 
@@ -119,7 +124,7 @@ async def _all_of(transaction: Transaction, source: Source) -> _Seen:
         page = _seen(await transaction.fetch(statement, {"after": str(page.rows[-1][0])}))
         own |= page.own
         rows = rows + page.rows
-    return _Seen(first.since, own, rows)
+    return _Seen(first.server, first.since, own, rows)
 
 
 async def _changed(transaction: Transaction, source: Source, since: int) -> _Seen:
@@ -128,8 +133,9 @@ async def _changed(transaction: Transaction, source: Source, since: int) -> _See
 
 
 def _seen(found: list[tuple[Any, ...]]) -> _Seen:
-    rows = [(own, int(transaction), text) for _, _, own, transaction, text in found if own is not None]
-    return _Seen(int(found[0][0]), found[0][1], rows)
+    rows = [(own, int(transaction), text) for _, _, _, own, transaction, text in found if own is not None]
+    server, since, wrote, *_ = found[0]
+    return _Seen(server, int(since), wrote, rows)
 
 
 def _select(source: Source, condition: str, limit: int = 0) -> str:
@@ -141,7 +147,7 @@ def _select(source: Source, condition: str, limit: int = 0) -> str:
     )
     order = f" ORDER BY r.{source.key} LIMIT {limit}" if limit else ""
     return (
-        "SELECT s.since, s.own, r.* FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS since,"
+        "SELECT s.server, s.since, s.own, r.* FROM (SELECT pg_postmaster_start_time()::text AS server, pg_snapshot_xmin(pg_current_snapshot())::text AS since,"
         " pg_current_xact_id_if_assigned() IS NOT NULL AS own) AS s LEFT JOIN (SELECT"
         f" r.{source.key}, r.geometry_changed::text, {geometry} FROM {source.table} AS r WHERE {condition}{order})"
         " AS r ON TRUE"

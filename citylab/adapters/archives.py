@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import psycopg
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 
 from citylab.adapters.child import last_lines, start_child, stop, wait
-from citylab.adapters.postgres import Connection, translated
+from citylab.adapters.postgres import Connection, primary, translated
 from citylab.adapters.postgres_programs import program, reaching
 from citylab.archive_watch import SLOTS
 from citylab.errors import CitylabError, ConfigurationError, Unavailable
@@ -155,7 +155,7 @@ class _Keeper:
 
     async def _receive(self) -> None:
         """Receive WAL until it ends, which raises; take a base backup first where there is none."""
-        url = self._address()
+        url = primary(self._address())
         receiver: subprocess.Popen[bytes] | None = None
         try:
             with translated():
@@ -279,11 +279,11 @@ def _refuse(server: _Server) -> None:
 
 def _keep_password(folder: Path, server: _Server, url: str) -> None:
     """Of an embedded store, whose password lies beside its data, and is in the data only as what proves it."""
-    password = unquote(urlsplit(url).password or "")
+    password = conninfo_to_dict(url).get("password")
     kept = Path(server.data).with_name(PASSWORD) if server.data else None
     if kept and kept.exists() and kept.read_text().strip() == password:
         (folder / PASSWORD).touch(0o600)
-        (folder / PASSWORD).write_text(password)
+        (folder / PASSWORD).write_text(str(password))
 
 
 def _write(folder: Path, archive: Archive) -> None:

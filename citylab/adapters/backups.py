@@ -20,7 +20,7 @@ import structlog
 from psycopg import sql
 
 from citylab.adapters.migrations import migrate, migrations
-from citylab.adapters.postgres import Connection, translated
+from citylab.adapters.postgres import Connection, primary, translated
 from citylab.errors import CitylabError, ConfigurationError
 from citylab.log_watch import WRITERS
 from citylab.times import format_instant, now
@@ -269,7 +269,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
 async def _connected(url: str) -> AsyncIterator[Connection]:
     with translated(), _allowed():
         async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=5, options="-c search_path=public -c timezone=UTC"
+            primary(url), autocommit=True, connect_timeout=5, options="-c search_path=public -c timezone=UTC"
         ) as connection:
             yield connection
 

@@ -5,6 +5,8 @@ import time
 import psycopg
 from psycopg import sql
 
+from citylab.adapters.postgres import primary
+
 _COLUMNS = "id, datastream_id, phenomenon_time, result_number, quality, feature_of_interest_id"
 _ROWS = 50_000  # a transaction
 
@@ -14,7 +16,7 @@ async def copy_again(url: str, streams: str) -> float:
 
     The rows come in the order of their ids, and the table has the indexes, and is a hypertable, as observations is.
     """
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(primary(url), autocommit=True) as connection:
         await connection.execute("DROP TABLE IF EXISTS bench_copy")
         await connection.execute("CREATE TABLE bench_copy (LIKE observations INCLUDING ALL)")
         found = await connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'")

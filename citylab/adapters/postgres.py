@@ -3,16 +3,18 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import PoolTimeout
 
-from citylab.errors import Rejected, TimedOut, Unavailable
+from citylab.errors import ConfigurationError, Rejected, TimedOut, Unavailable
+from citylab.settings import redacted
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _TOO_MUCH = (
@@ -21,6 +23,7 @@ _TOO_MUCH = (
     errors.TooManyArguments,
     errors.TooManyColumns,
 )
+_ENDED = (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout)
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
@@ -31,6 +34,17 @@ class PatientConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """
 
     patience = 0.0
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        """Connect. The option `failed` is called with the reason where it was in vain: a pool keeps that to itself."""
+        failed: Callable[[str], None] | None = options.pop("failed", None)
+        try:
+            return await super().connect(conninfo, **options)
+        except psycopg.OperationalError as error:
+            if failed:
+                failed(_first_line(error))
+            raise
 
     async def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         if not self.patience:
@@ -46,9 +60,25 @@ class PatientConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             end.shutdown(socket.SHUT_RDWR)  # who waits reads the end of the connection
 
 
+def primary(url: str) -> str:
+    """The URL of a store, for a server that takes writes: a standby is as good as away until it is promoted.
+
+    Of several hosts the first that does is taken. One that says which `target_session_attrs` it wants gets those.
+    Raises `ConfigurationError` for what is no URL of PostgreSQL's.
+    """
+    try:
+        given = conninfo_to_dict(url)
+        return make_conninfo(url, target_session_attrs=given.get("target_session_attrs", "read-write"))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"{redacted(url)} is no address of a store: {error}") from error
+
+
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn psycopg's errors into ours; database text goes no further than `__cause__`."""
+def translated(no_connection: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn psycopg's errors into ours; database text goes no further than `__cause__`.
+
+    no_connection: says why the last attempt to connect was in vain, "" if none was.
+    """
     try:
         yield
     except errors.QueryCanceled as error:
@@ -66,8 +96,13 @@ def translated() -> Iterator[None]:
             "store", "its schema is not there or too old: run `citylab migrate`", retry_after=5
         ) from error
     except PoolTimeout as error:
-        raise Unavailable("store", "no connection could be had in time") from error
-    except psycopg.OperationalError as error:
-        raise Unavailable(
-            "store", str(error).strip().splitlines()[0] if str(error) else "connection lost"
-        ) from error
+        why = no_connection() if no_connection else ""
+        raise Unavailable("store", why or "no connection could be had in time") from error
+    except errors.ReadOnlySqlTransaction as error:
+        raise Unavailable("store", "it takes no writes: a standby, or set to be read only") from error
+    except (psycopg.OperationalError, *_ENDED) as error:
+        raise Unavailable("store", _first_line(error)) from error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0] if str(error) else "connection lost"

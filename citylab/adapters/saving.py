@@ -27,7 +27,7 @@ from citylab.adapters.pgbinary import EPOCH_2000, PgArray, copy_rows, times
 from citylab.adapters.postgres import Connection
 from citylab.columns import Int64, Observations
 from citylab.model import Quality, Reason
-from citylab.writes import CatalogueChanged, NewRejection, Saved, Write
+from citylab.writes import CATALOGUE_VERSION, CatalogueChanged, NewRejection, Saved, Write
 
 CATALOGUE_LOCK = 7102003
 _FEWEST_COPIED = 50  # rows of the API: below it COPY costs more than it saves
@@ -116,7 +116,7 @@ async def lock_catalogue(connection: Connection, cache: FactsCache) -> Facts:
     """Keep streams from changing until the transaction ends; return what is known of them."""
     async with connection.pipeline():
         await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (CATALOGUE_LOCK,))
-        row = await (await connection.execute("SELECT version FROM catalogue")).fetchone()
+        row = await (await connection.execute(CATALOGUE_VERSION)).fetchone()
     assert row is not None
     return cache.at(row[0])
 

@@ -15,11 +15,11 @@ from citylab.adapters.accounts import CONSUMER
 from citylab.adapters.bulk_writes import create_observations
 from citylab.adapters.derived import FactsCache
 from citylab.adapters.entity_changes import Changes
-from citylab.adapters.entity_writes import create
+from citylab.adapters.entity_writes import create, lock_catalogue
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
-from citylab.adapters.postgres import Connection, Parameters, PatientConnection, translated
-from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
+from citylab.adapters.postgres import Connection, Parameters, PatientConnection, primary, translated
+from citylab.adapters.saving import save, save_observations
 from citylab.columns import Int64, Observations
 from citylab.drafts import Draft, read_draft
 from citylab.entities import SETS, EntityType
@@ -66,8 +66,8 @@ class PostgresTransaction:
             self._cache.drop()
             raise
 
-    async def lock_catalogue(self) -> None:
-        await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
+    async def lock_catalogue(self, *, shared: bool = False) -> None:
+        await lock_catalogue(self, exclusive=not shared)
 
     async def create(self, set_name: str, body: Mapping[str, Any], *, now: Micros | None = None) -> int:
         with translated():
@@ -105,7 +105,7 @@ class PostgresTransaction:
 class PostgresStore:
     """`ports.Store`: a bounded pool of connections to one database.
 
-    url: postgresql://user:password@host:port/database; statement_timeout in seconds, 0 for none; patience: seconds that an
+    url: postgresql://user:password@host:port[,host:port]/database; statement_timeout in seconds, 0 for none; patience: seconds that an
     answer may take until the connection is given up, 0 for ever; if it is not given, a little more than the statement's.
     """
 
@@ -119,15 +119,16 @@ class PostgresStore:
         patience: float | None = None,
     ) -> None:
         _hush()
-        self._url = url
+        self._url = primary(url)
         if patience is None:
             patience = statement_timeout and statement_timeout + _ANSWER_AFTER
         self._patience = patience
         self._cache = FactsCache()
+        self._no_connection = ""  # why the last attempt was in vain
         self._to_tell = False
         self._telling: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[PatientConnection] = AsyncConnectionPool(
-            url,
+            self._url,
             connection_class=PatientConnection,
             min_size=0,
             max_size=connections,
@@ -136,6 +137,7 @@ class PostgresStore:
             timeout=_CONNECTION_WITHIN,
             reconnect_timeout=_CONNECTION_WITHIN / 2,  # or those who wait would wait for nobody who tries
             kwargs={
+                "failed": self._connecting_failed,
                 "application_name": name,
                 "connect_timeout": 5,
                 "autocommit": True,  # a transaction is opened where one is meant
@@ -144,7 +146,11 @@ class PostgresStore:
             },
         )
 
+    def _connecting_failed(self, why: str) -> None:
+        self._no_connection = why
+
     async def _configure(self, connection: PatientConnection) -> None:
+        self._no_connection = ""
         connection.patience = self._patience
         connection.adapters.register_dumper(PgArray, PgArrayDumper)
 
@@ -160,7 +166,7 @@ class PostgresStore:
 
     @asynccontextmanager
     async def transaction(self, *, read_only: bool = False) -> AsyncIterator[PostgresTransaction]:
-        with translated():
+        with translated(lambda: self._no_connection):
             async with self._pool.connection() as connection:
                 # A statement of its own is a transaction of its own: reading needs no BEGIN and COMMIT around it.
                 if read_only:
@@ -230,7 +236,7 @@ class PostgresStore:
 
     async def wait(self, seconds: float = 60) -> None:
         """Return once the store answers. Raises `Unavailable`."""
-        with translated():
+        with translated(lambda: self._no_connection):
             async with asyncio.timeout(seconds), self._pool.connection(timeout=seconds) as connection:
                 await connection.execute("SELECT 1")
 

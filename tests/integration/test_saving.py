@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from citylab.columns import Observations, decode_update
 from citylab.model import DAY, HOUR, MINUTE, SECOND, Position, Reason, Topic
 from citylab.ports import START
-from citylab.writes import CatalogueChanged, NewRejection, PositionMoved, Receipt, Span, Write
+from citylab.writes import (
+    CATALOGUE_VERSION,
+    CatalogueChanged,
+    NewRejection,
+    PositionMoved,
+    Receipt,
+    Span,
+    Write,
+)
 
 T0 = 1_748_736_000 * SECOND  # 2025-06-01T00:00:00Z
 THING = {
@@ -56,7 +64,7 @@ async def make_streams(store) -> list[int]:
 
 async def version(store) -> int:
     async with store.transaction(read_only=True) as transaction:
-        return (await transaction.fetch("SELECT version FROM catalogue"))[0][0]
+        return (await transaction.fetch(CATALOGUE_VERSION))[0][0]
 
 
 def rows(values: Sequence[tuple[int, int, float]], quality: Sequence[int] = ()) -> Observations:

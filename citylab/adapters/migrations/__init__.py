@@ -12,7 +12,7 @@ import structlog
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from citylab.adapters.postgres import translated
+from citylab.adapters.postgres import primary, translated
 from citylab.errors import ConfigurationError
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ async def migrate(url: str, *, grafana_password: str | None = None, upto: int | 
     applied = []
     with translated(), _allowed(url):
         async with await psycopg.AsyncConnection.connect(
-            url,
+            primary(url),
             autocommit=True,
             connect_timeout=5,
             options="-c search_path=public -c client_min_messages=warning",

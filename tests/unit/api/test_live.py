@@ -376,6 +376,18 @@ async def test_an_update_that_is_appended_twice_comes_once(city):
         assert await client.results(2) == [(12, 1), (12, 2)]
 
 
+async def test_a_store_that_failed_over_and_gives_a_number_again_is_a_reset(city):
+    async with city.client("?datastream=12") as client:
+        lost = await city.write((12, 0, 1.0))
+        assert await client.results(1) == [(12, 1)]
+        await city.write((12, 5, 2.0), update=lost)
+        assert (await client.event()).name == "reset"
+        await city.write((12, 6, 3.0))
+        assert await client.results(1) == [(12, 3)]
+    async with city.client("?datastream=12", since=lost - 1) as client:
+        assert (await client.event()).name == "reset"
+
+
 async def test_a_message_that_cannot_be_read_stops_nobody(city):
     async with city.client("?datastream=12") as client:
         await city.log.append(Topic.UPDATES, [NewEvent("test", b"\xc1 nonsense", {}, T0)])

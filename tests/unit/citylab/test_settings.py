@@ -195,6 +195,11 @@ def test_a_wrong_secret_is_not_shown_either():
         ("mqtt://user@host:1", "mqtt://user@host:1"),
         ("mqtt://:only@host", "mqtt://:***@host"),
         ("postgresql://u:p@ss@host/d", "postgresql://u:***@host/d"),
+        ("postgresql://u:p@a:1,b:2/d?connect_timeout=2", "postgresql://u:***@a:1,b:2/d?connect_timeout=2"),
+        (
+            "postgresql://a,b/d?user=u&password=p%40ss&sslpassword=q",
+            "postgresql://a,b/d?user=u&password=***&sslpassword=***",
+        ),
     ],
 )
 def test_a_url_is_shown_without_its_password(url, shown):

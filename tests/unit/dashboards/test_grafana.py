@@ -31,6 +31,12 @@ def test_what_is_no_address_is_refused_and_the_setting_named(text: str) -> None:
         StoreAddress.parse(text)
 
 
+def test_of_several_hosts_grafana_is_to_be_told_one() -> None:
+    with pytest.raises(ConfigurationError, match="CITYLAB_GRAFANA_STORE_URL") as raised:
+        StoreAddress.parse("postgresql://citylab:s3cret@a:1,b:2/citylab")
+    assert "s3cret" not in str(raised.value)
+
+
 def test_a_wrong_address_does_not_print_its_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
         StoreAddress.parse("postgresql://me:secret@host:1/")

@@ -1,0 +1,21 @@
+"""Whether the disks on which this machine's engines write have room: a state of health, before anything has to wait."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from citylab.log_watch import Finding
+
+LOW, FULL = 1 << 30, 64 << 20  # bytes that are left
+
+
+def findings(folders: Sequence[Path], *, low: int = LOW, full: int = FULL) -> list[Finding]:
+    """What to tell people of the folders' disks, of each once, with what to do. A folder that is not there has none."""
+    of_disk = {folder.stat().st_dev: folder for folder in reversed(folders) if folder.exists()}
+    found = []
+    for folder in of_disk.values():
+        left = shutil.disk_usage(folder).free
+        if left < low:
+            text = f"{left / 1e6:,.0f} MB are left on the disk of {folder}: make room, or what comes waits at the gateways"
+            found.append(Finding("disk", left < full, text))
+    return found
