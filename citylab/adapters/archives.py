@@ -121,6 +121,22 @@ async def keep_archive(address: Callable[[], str], folder: Path, *, version: str
         await keeper.run()
 
 
+async def end_archive(url: str, folder: Path) -> None:
+    """Have the store keep nothing for an archive any more; what is in the folder stays. Raises as `keep_archive` does."""
+    archive = read_archive(folder)
+    if archive is None:
+        raise ConfigurationError(f"{folder} is no archive")
+    with _alone(folder), translated():
+        async with await psycopg.AsyncConnection.connect(
+            primary(url), autocommit=True, connect_timeout=5
+        ) as connection:
+            await _fetch(
+                connection,
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                archive.slot,
+            )
+
+
 class _Keeper:
     def __init__(self, address: Callable[[], str], folder: Path, version: str, *, new_base: bool) -> None:
         self._address, self._folder, self._version = address, folder, version

@@ -403,4 +403,9 @@ def test_an_archive_that_nobody_runs_is_told_and_cannot_fill_the_disk(own, archi
     with own.archiving(archive) as archiver:
         archiver.until_it_says("beginning a new one")
         archiver.until_it_says('"archiving"')
+        refused = own.citylab("backup", "--continuous", "--end", archive)
+        assert (refused.returncode, "another process" in refused.stderr) == (2, True), refused.stderr
     assert "more 3" in own.names(own.restored(archive))
+    ended = own.citylab("backup", "--continuous", "--end", archive)
+    assert ended.returncode == 0, ended.stderr
+    assert "archive" not in own.citylab("doctor").stdout.partition("store:")[2].splitlines()[0]
