@@ -188,15 +188,15 @@ def test_a_store_that_is_lost_comes_back_from_the_archive_that_the_city_keeps(fo
             "it is archived",
         )
         up.until((archive / "base").exists, "there is a base backup")
-        assert (
-            up.http.post("/v1.1/Things", json={"name": "bench", "description": "oak"}).status_code == 201
-        )  # the last thing before the end
+        last = up.http.post("/v1.1/Things", json={"name": "bench", "description": "oak"})
+        assert last.status_code == 201, last.text
     shutil.rmtree(folder / "store")
 
     restored = run("restore", archive, env=up.env)
 
     assert restored.returncode == 0, restored.stderr
     with Up(folder, "--no-simulate", CITYLAB_ARCHIVE=archive) as up:
+        up.until(up.is_well, "all is well")
         assert [one["name"] for one in up.http.get("/v1.1/Things").json()["value"]] == ["bench"]
         up.until((archive / "before-1" / "archive.json").exists, "a new archive is begun beside the old one")
 
