@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from citylab import disks
+from citylab.archive_watch import Archived, archives
 from citylab.errors import Unavailable
 from citylab.log_watch import LOST, Finding, findings, look
 from citylab.model import SECOND, Kept, Topic
@@ -82,6 +83,7 @@ class Health(NamedTuple):
     not_announced: int = 0
     over_quota: Mapping[str, int] = MappingProxyType({})
     kept: Mapping[Topic, Kept] = MappingProxyType({})
+    archived: Sequence[Archived] = ()
 
 
 class LogWatch:
@@ -133,7 +135,9 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         offline_things = (
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
         )
+        archived = await archives(transaction)
     checks = [Check("store", ok=True, detail="answers"), *of_log]
+    checks += [Check(f"archive {one.name}", not one.unwell, one.text, one.warn) for one in archived]
     ahead = {"this API": now() / SECOND - store_clock}
     ahead |= {name: by for name, _, age, by in services if by is not None and age < BRIDGE_SILENT}
     checks += _clocks(ahead, gateways, skew)
@@ -196,6 +200,7 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         int(figures.get("not_announced", 0)),
         over_quota,
         kept,
+        archived,
     )
 
 
@@ -293,7 +298,12 @@ class _Figures(Collector):
             for row in self.ledger:
                 family.add_metric([row[0]], row[i])
             families.append(family)
-        families += _of_log(found.kept)
+        behind = GaugeMetricFamily(
+            "citylab_archive_behind_bytes", "WAL of the store that an archive has not yet", labels=["archive"]
+        )
+        for one in found.archived:
+            behind.add_metric([one.name], one.behind)
+        families += [behind, *_of_log(found.kept)]
         absent = (
             ("citylab_packs_missing", "Packs that have not come, and their gateway has not got any more"),
             ("citylab_packs_gone", "Packs that a gateway had to drop, its outbox being full"),

@@ -1,10 +1,11 @@
 """What the queries of the faces beside SensorThings have in common: instants, widths, unknown parameters refused."""
 
+import difflib
 from typing import Annotated, Any
 
 import msgspec
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from api.sensorthings.errors import RequestError
 from citylab.ledger import parse_width
@@ -23,6 +24,16 @@ class Asked(BaseModel):
     """A query's parameters; one that is not there is a mistake, and is said."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, given: dict[str, Any]) -> dict[str, Any]:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for name in given:
+            if name not in known:
+                (near,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise ValueError(f"there is no parameter {name!r}; did you mean {near!r}?")
+        return given
 
 
 class TimeRange(Asked):

@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from citylab import __version__, wiring
+from citylab import __version__, archiving, wiring
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
 from citylab.settings import Settings, redacted
+from citylab.times import parse_instant
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The backup's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable: the manifest.")]
@@ -117,6 +118,15 @@ def _say(folder: Path, manifest: Any, *, as_json: bool, done: str) -> None:
 
 def backup(
     folder: Folder,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Go on until stopped: an archive to the last commit.")
+    ] = False,
+    base: Annotated[
+        bool,
+        typer.Option(
+            "--base", help="With --continuous: begin with a new base backup, and let go of what is older."
+        ),
+    ] = False,
     log: Annotated[bool, typer.Option("--log", help="The embedded event log too.")] = False,
     as_json: AsJson = False,
     data: Data = None,
@@ -125,12 +135,22 @@ def backup(
 
     Services go on. The event log is not in it: after a restore processing reads it again from where the backup stands.
     The folder has what the store has, credentials' hashes too: keep it as safe.
+
+    With --continuous it is an archive, of a base backup and all WAL since, and goes on until it is stopped; started again
+    it goes on where it was. It has what was edited over HTTP too, to the last commit, and for an embedded store its password.
     """
-    run(
-        "backup",
-        lambda settings: _back_up(settings, folder.absolute(), with_log=log, as_json=as_json),
-        data=data,
-    )
+
+    async def work(settings: Settings) -> None:
+        if not continuous:
+            if base:
+                raise ConfigurationError("--base goes with --continuous")
+            await _back_up(settings, folder.absolute(), with_log=log, as_json=as_json)
+            return
+        if log or as_json:
+            raise ConfigurationError("--continuous goes with neither --log nor --json")
+        await archiving.keep(settings, folder.absolute(), new_base=base)
+
+    run("backup", work, data=data)
 
 
 def restore(
@@ -139,6 +159,19 @@ def restore(
         bool, typer.Option("--check", help="Only compare the backup with its manifest.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what the store holds.")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INSTANT", help="Of a continuous backup: as it was then, such as 2026-11-26T14:00:00Z."
+        ),
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Of a continuous backup: make a data directory for a PostgreSQL of yours.",
+        ),
+    ] = None,
     log: Annotated[bool, typer.Option("--log", help="The embedded event log too.")] = False,
     as_json: AsJson = False,
     data: Data = None,
@@ -146,10 +179,25 @@ def restore(
     """Put a backup into a store, all or nothing, after it was compared with its manifest.
 
     Refused while services write into the store, and where it holds something already. Then start the services: what came
-    through the log since the backup is read again.
+    through the log since the backup is read again. A continuous backup becomes the embedded store of a city that is
+    stopped, or a data directory.
     """
 
     async def work(settings: Settings) -> None:
+        if wiring.is_archive(folder.absolute()):
+            if log:
+                raise ConfigurationError("a continuous backup holds no event log")
+            try:
+                moment = parse_instant(until) if until else None
+            except ValueError as error:
+                raise ConfigurationError(f"--until: {error}") from None
+            await archiving.restore(
+                settings, folder.absolute(), until=moment, into=into and into.absolute(), force=force,
+                only_check=check, as_json=as_json,
+            )  # fmt: skip
+            return
+        if until or into:
+            raise ConfigurationError(f"{folder} is no continuous backup: --until and --into are for those")
         await _restore(
             settings, folder.absolute(), force=force, only_check=check, with_log=log, as_json=as_json
         )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from citylab import disks, wiring
+from citylab.archive_watch import archives
 from citylab.cli import Data, run, single
 from citylab.errors import CitylabError, ConfigurationError
 from citylab.log_watch import findings, look
@@ -98,6 +99,20 @@ async def _store(settings: Settings) -> str:
     return f"PostgreSQL {version}{' with TimescaleDB' if hypertable else ''}, {rows:,} observations; {kept}"
 
 
+async def _archives(settings: Settings) -> str:
+    async with (
+        wiring.store(settings, name="doctor") as store,
+        store.transaction(read_only=True) as transaction,
+    ):
+        found = await archives(transaction)
+    said = "; ".join(f"archive {one.name}: {one.text}" for one in found)
+    if any(one.unwell for one in found):
+        raise Unwell(said)
+    return (
+        said or "none: what is edited over HTTP is as safe as the store's disk (citylab backup --continuous)"
+    )
+
+
 async def _try(check: Callable[[Settings], Awaitable[str]], settings: Settings) -> tuple[bool, str]:
     try:
         async with asyncio.timeout(ANSWER_WITHIN):
@@ -123,6 +138,7 @@ async def _examine(settings: Settings) -> int:
         ("event log", _log),
         ("store", _store),
         ("retention", _retention),
+        ("archive", _archives),
     ):
         ok, text = await _try(check, settings)
         well &= ok

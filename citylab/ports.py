@@ -181,8 +181,8 @@ class Transaction(Protocol):
         """What happens in the block is rolled back, and nothing else, when the block raises."""
         ...
 
-    async def lock_catalogue(self) -> None:
-        """Keep every writer out until the transaction ends; the first thing to lock."""
+    async def lock_catalogue(self, *, shared: bool = False) -> None:
+        """Keep every writer out until the transaction ends; the first thing to lock. shared: only who changes the catalogue."""
         ...
 
     async def create(self, set_name: str, body: Mapping[str, Any], *, now: Micros | None = None) -> int:

@@ -52,6 +52,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " Of several hosts the one that takes writes is used."
         ),
     ] = "embedded:"
+    archive: Annotated[
+        str,
+        _about(
+            "A folder in which `citylab up` keeps a continuous backup of the store, best on another disk; else there is none."
+        ),
+    ] = ""
     http_host: Annotated[
         str,
         _about(

@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from citylab import disks, wiring
+from citylab.archive_watch import archives
 from citylab.cli import Data, run, single
 from citylab.errors import ConfigurationError, Unavailable
 from citylab.log_watch import Finding, findings, look
@@ -146,13 +147,17 @@ class City:
             _write_addresses(self.settings)
             stack.callback((data / CITY_FILE).unlink, missing_ok=True)
             self.services = [Service(name, self.settings, logs) for name in self.names]
+            if archive := self.settings.archive:
+                command = ("backup", archive, "--continuous")
+                self.services.append(Service("archive", self.settings, logs, command=command))
             stack.push_async_callback(self._stop)
             yield self
 
     async def _stop(self) -> None:
-        for group in (("simulate",), SERVICES):  # who sends first
+        groups = (("simulate",), SERVICES, ("archive",))  # who sends first, who has all of it last
+        for group in groups:
             services = [service for service in self.services if service.name in group]
-            await asyncio.gather(*(service.stop(STOP_WITHIN / 2) for service in services))
+            await asyncio.gather(*(service.stop(STOP_WITHIN / len(groups)) for service in services))
 
 
 class _alone:  # noqa: N801 -- reads as a word in `with`
@@ -212,8 +217,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
     async def store() -> str:
         from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
 
-        folder = settings.store_url.partition(":")[2]
-        server = EmbeddedPostgres(Path(folder) if folder else settings.data / "store")
+        server = EmbeddedPostgres(wiring.store_folder(settings))
         await stack.enter_async_context(server)
         city.embedded["store"] = server
         return server.url
@@ -288,8 +292,10 @@ async def _state(settings: Settings, services: Sequence[Service], of_log: Sequen
             gateways = await transaction.fetch(
                 "SELECT count(*) FROM gateways WHERE status ->> 'state' = 'online'"
             )
+            archived = await archives(transaction)
         figures = together(dict(rows))
         unwell += [f"{name}: {why}" for name, why in figures.get("problems", {}).items()]
+        unwell += [f"archive {one.name}: {one.text}" for one in archived if one.unwell]
         figures["gateways"] = gateways[0][0]
     except Unavailable as error:
         unwell.append(str(error))

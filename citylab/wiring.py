@@ -11,14 +11,16 @@ from urllib.parse import urlsplit
 import structlog
 
 from citylab.errors import ConfigurationError, Unavailable
-from citylab.model import DAY, Will
+from citylab.model import DAY, Micros, Will
 from citylab.ports import BrokerConnection, EntityWrites, EventLog, Store
 from citylab.settings import Settings, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from citylab.adapters.backups import Manifest, Told
+    from citylab.adapters.recovery import Reach
 
 log = structlog.get_logger()
 
@@ -175,12 +177,17 @@ async def store_server(settings: Settings, *, may_be_new: bool) -> AsyncIterator
         return
     from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
 
-    named = settings.store_url.partition(":")[2]
-    folder = Path(named) if named else settings.data / "store"
+    folder = store_folder(settings)
     if not may_be_new and not folder.exists():
         raise ConfigurationError(f"there is no store in {folder}: name the city's folder with --data")
     async with EmbeddedPostgres(folder) as server:
         yield server.url
+
+
+def store_folder(settings: Settings) -> Path:
+    """The embedded store's folder."""
+    named = settings.store_url.partition(":")[2]
+    return Path(named) if named else settings.data / "store"
 
 
 async def back_up(url: str, folder: Path, *, version: str, told: "Told") -> "Manifest":
@@ -203,6 +210,45 @@ async def restore(settings: Settings, url: str, folder: Path, *, force: bool, to
 
     password = grafana_password(settings)
     return await read(url, folder, force=force, grafana_password=password, told=told)
+
+
+async def keep_archive(
+    address: "Callable[[], str]", folder: Path, *, version: str, new_base: bool
+) -> "NoReturn":
+    """Archive the store until cancelled. See `adapters.archives`."""
+    from citylab.adapters.archives import keep_archive as keep  # noqa: PLC0415
+
+    await keep(address, folder, version=version, new_base=new_base)
+
+
+def is_archive(folder: Path) -> bool:
+    """Whether a folder is an archive of the store, and no backup of its rows. Raises `ConfigurationError`."""
+    from citylab.adapters.archives import read_archive  # noqa: PLC0415
+
+    return read_archive(folder) is not None
+
+
+def check_archive(folder: Path, until: Micros | None) -> "Reach":
+    """Hold an archive against itself. See `adapters.recovery`."""
+    from citylab.adapters.recovery import check_archive as check  # noqa: PLC0415
+
+    return check(folder, until)
+
+
+def prepare_archived(folder: Path, data: Path, until: Micros | None) -> None:
+    """Make a data directory of an archive that was checked. See `adapters.recovery`."""
+    from citylab.adapters.recovery import prepare  # noqa: PLC0415
+
+    prepare(folder, data, until)
+
+
+async def recover_embedded(
+    settings: Settings, folder: Path, reach: "Reach", until: Micros | None, *, force: bool
+) -> str:
+    """Put an archive that was checked in the place of the embedded store. See `adapters.recovery`."""
+    from citylab.adapters.recovery import recover_embedded as recover  # noqa: PLC0415
+
+    return await recover(folder, store_folder(settings), reach, until, force=force)
 
 
 def log_folder(settings: Settings) -> Path:

@@ -834,6 +834,23 @@ class Fleet:
         self._remember(engine.name, process)
         return process
 
+    def run(self) -> int:
+        """Start, and stay until one of them ends or we are told to end; then end all. For a supervisor."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            if self.start():
+                return 1
+            started = self._started()
+            running = [started[engine.name] for engine in self.engines if engine.name in started]
+            while all(process.alive() for process in running):
+                time.sleep(0.1)
+            return 1
+        finally:
+            self.stop()
+            with contextlib.suppress(ChildProcessError):  # a zombie's lock files look valid to the next one
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
     def stop(self) -> int:
         """End what this script started, and nothing else."""
         with locked(self.home / "lock"):
@@ -927,6 +944,7 @@ def arguments() -> argparse.ArgumentParser:
     for name, text in {
         "install": "install what is missing (root, once); quick when done",
         "start": "start what is installed and not running, wait until it answers, write DIR/engines.env",
+        "run": "start, stay, and stop all when one of them ends or this is told to end (SIGTERM, Ctrl-C)",
         "stop": "stop what this script started; data stays",
         "status": "say for each engine whether it is installed, runs and answers; 0 if all do",
         "env": "print CITYLAB_*_URL=... of the engines that run",

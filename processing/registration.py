@@ -87,6 +87,7 @@ async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = No
     Raises `PositionMoved`, `Unavailable`.
     """
     async with store.transaction() as transaction:
+        await transaction.lock_catalogue(shared=True)  # before the gateways' rows, in the order of `register`
         receipts: list[Receipt] = []
         rejections: list[NewRejection] = []
         for event in batch.events:

@@ -25,7 +25,8 @@ from citylab.settings import Settings
 from citylab.times import now
 from citylab.up import City
 from simulators.bench_api import bench_api
-from simulators.bench_city import Watch, city_apart, value
+from simulators.bench_city import Watch, city_apart, until, value
+from simulators.bench_outage import bench_outage
 from simulators.load import SHAPES, Task
 
 app = typer.Typer(help="Measure the platform on this machine.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -69,14 +70,6 @@ class Delays(msgspec.Struct):
 _MOVES = "SELECT count(*) FROM historical_locations WHERE by_position"
 
 
-async def _until(store: Store, query: str, wanted: int, *, what: str, within: float = 600.0) -> None:
-    deadline = time.monotonic() + within
-    while (found := await value(store, query)) < wanted:
-        if time.monotonic() > deadline:
-            raise CitylabError(f"after {within:.0f} s there are {found:,} {what} instead of {wanted:,}")
-        await asyncio.sleep(0.02)
-
-
 async def _generate(task: Task) -> float:
     """Run a generator process to its end; return the CPU time that it took, in seconds."""
     before = psutil.Process().cpu_times()
@@ -105,7 +98,7 @@ async def _buses(city: City, store: Store, buses: int, say: Console) -> AsyncIte
     say.print(f"{buses:,} buses drive, a position a second each")
     driving = asyncio.create_task(_generate(task))
     try:
-        await _until(store, _MOVES, before + 2 * buses, what="moves", within=60)
+        await until(store, _MOVES, before + 2 * buses, what="moves", within=60)
         yield
     finally:
         driving.cancel()
@@ -124,7 +117,7 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
         f"{name}: registering {shape.gateways * shape.streams:,} streams of {shape.gateways:,} gateways"
     )
     await _generate(Task(url, name, seed, begin, describe=True))
-    await _until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
+    await until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
     kept = f"SELECT coalesce(sum(stored), 0)::bigint FROM ledger WHERE gateway LIKE 'load-{seed}-%'"  # noqa: S608
     moves = await value(store, _MOVES)
     watch = Watch(city)
@@ -132,7 +125,7 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     say.print(f"{name}: sending {total:,} observations in packs of {shape.records}")
     began = time.monotonic()
     generator = asyncio.create_task(_generate(Task(url, name, seed, begin, packs=packs)))
-    stored = asyncio.create_task(_until(store, kept, total, what="observations"))
+    stored = asyncio.create_task(until(store, kept, total, what="observations"))
     await asyncio.wait({generator, stored}, return_when=asyncio.FIRST_EXCEPTION)
     for finished in (generator, stored):
         if not finished.done():
@@ -156,7 +149,7 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
     task = Task(city.settings.broker_url, "deep", seed, 0)
     await _generate(msgspec.structs.replace(task, describe=True))
     async with wiring.store(city.settings, name="bench") as store:
-        await _until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # noqa: S608 # fmt: skip
+        await until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # noqa: S608 # fmt: skip
         mine = np.array(await value(store, f"SELECT array_agg(id) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'"))  # noqa: S608 # fmt: skip
     say.print(f"delay: {rate:,.0f} observations a second for {seconds:.0f} s")
     wanted = int(rate * seconds)
@@ -189,7 +182,7 @@ async def bench_pipeline(settings: Settings, shapes: list[str], observations: in
         wiring.opened(wiring.event_log(city.settings)) as log,
     ):
         bridges = "SELECT count(*) FROM services WHERE name LIKE 'ingest %' AND (state ->> 'connected')::bool"
-        await _until(store, bridges, 1, what="bridges that are connected", within=60)
+        await until(store, bridges, 1, what="bridges that are connected", within=60)
         async with _buses(city, store, buses, say):
             figures = [await _pipeline(city, store, name, observations, say) for name in shapes]
             if rate:
@@ -273,5 +266,26 @@ def api(
     run(
         "bench",
         lambda settings: bench_api(settings, only, int(observations), seconds, keep=keep, as_json=json),
+        of_running_city=False,
+    )
+
+
+@app.command("outage")
+def outage(
+    hours: Annotated[
+        float, typer.Option(min=0.01, max=200, help="For how long the gateway could not deliver.")
+    ] = 24.0,
+    rate: Annotated[
+        float, typer.Option(min=1, max=1_000, help="Observations a second that it measures.")
+    ] = 100.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Let a gateway come back with an outbox full of a day, while it and another one go on measuring.
+
+    On embedded engines, or on those that CITYLAB_*_URL name: with topics and a database of its own there.
+    """
+    run(
+        "bench",
+        lambda settings: bench_outage(settings, hours, rate, as_json=json),
         of_running_city=False,
     )

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 
 from citylab import wiring
+from citylab.errors import CitylabError
 from citylab.ports import Store
 from citylab.settings import Settings
 from citylab.up import City
@@ -79,10 +81,11 @@ async def _database(settings: Settings, name: str, *, keep: bool) -> AsyncIterat
         there = await value(store, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'")  # noqa: S608
         if not (keep and there):
             await _alone(store, f"CREATE DATABASE {name}")
-        try:
-            yield urlunsplit(urlsplit(settings.store_url)._replace(path=f"/{name}"))
-        finally:
-            if not keep:
+    try:
+        yield urlunsplit(urlsplit(settings.store_url)._replace(path=f"/{name}"))
+    finally:
+        if not keep:
+            async with wiring.store(settings, name="bench") as store:  # the server may be another by now
                 await _alone(store, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -95,6 +98,15 @@ async def value(store: Store, query: str) -> Any:
     """The one value that a query gives."""
     async with store.transaction(read_only=True) as transaction:
         return (await transaction.fetch(query))[0][0]
+
+
+async def until(store: Store, query: str, wanted: int, *, what: str, within: float = 600.0) -> None:
+    """Wait until a query gives at least so many. what: they are, for who waits in vain."""
+    deadline = time.monotonic() + within
+    while (found := await value(store, query)) < wanted:
+        if time.monotonic() > deadline:
+            raise CitylabError(f"after {within:.0f} s there are {found:,} {what} instead of {wanted:,}")
+        await asyncio.sleep(0.02)
 
 
 class Watch:

@@ -42,6 +42,7 @@ def _show(outcome: Outcome) -> None:
         ("from the last fault to the last row", f"{outcome.recovery:.1f} s"),
         ("faults", "\n".join(f"{count:4} {name}" for name, count in outcome.struck.items())),
         ("kill points hit", "\n".join(f"{count:4} {name}" for name, count in outcome.kill_points.items())),
+        ("kill points not hit", ", ".join(outcome.not_hit)),
         ("left out here", "\n".join(outcome.left_out)),
         ("why it failed", "\n".join([*outcome.failures, *found.examples])),
     ):
@@ -55,7 +56,10 @@ def torture(
         int | None, typer.Option(help="Repeats a run's plan of faults; drawn when it is not given.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="How many, each with the seed after the one before.")] = 1,
-    seconds: Annotated[float, typer.Option(min=5, max=3_600, help="How long data flows.")] = 30.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=5, max=3_600, help="How long data flows; longer until all kill points are hit."),
+    ] = 30.0,
     gateways: Annotated[
         int, typer.Option(min=1, max=50, help="How many, each a process with an outbox on disk.")
     ] = 4,
@@ -72,8 +76,9 @@ def torture(
 ) -> None:
     """Kill, pause, cut, slow down and fill what a city consists of while data flows; then compare the store with the truth.
 
-    In a city of its own: on embedded engines, or on those that CITYLAB_*_URL name, with topics, a database and (where the
-    program is installed) a Mosquitto of its own. Ends with 1 unless nothing was lost, doubled or altered, and faults struck.
+    In a city of its own: on embedded engines, or on real ones where CITYLAB_*_URL name such: then on a Mosquitto, Kafka and
+    TimescaleDB of its own where deploy/engines.py has installed them, else on those named, with topics and a database of its
+    own. Ends with 1 unless nothing was lost, doubled or altered, faults struck and every kill point was hit.
     """
     if broken and broken not in BROKEN_AT:
         raise typer.BadParameter(f"{broken!r} is none of {', '.join(BROKEN_AT)}", param_hint="--broken")

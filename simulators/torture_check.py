@@ -13,19 +13,24 @@ _MICROS = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
 class Sent(NamedTuple):
-    """What an outbox says at the end. last: the greatest number; gone, pending: packs given up, and not acknowledged."""
+    """What an outbox says at the end.
+
+    last: the greatest number; gone, pending: packs given up, and not acknowledged; readings: of the script, in all packs.
+    """
 
     epoch: int
     last: int
     gone: int
     pending: int
+    readings: int
 
 
 def read_outbox(folder: Path) -> Sent:
     """The outbox of a gateway that no longer runs."""
     with closing(sqlite3.connect(f"file:{folder / 'outbox.db'}?mode=ro", uri=True)) as outbox:
         (row,) = outbox.execute(
-            "SELECT epoch, last, (SELECT count(*) FROM gone), (SELECT count(*) FROM numbers WHERE pending) FROM outbox"
+            "SELECT epoch, last, (SELECT count(*) FROM gone), (SELECT count(*) FROM numbers WHERE pending),"
+            " CAST(coalesce(position, '0') AS INTEGER) FROM outbox"
         )
         return Sent(*row)
 

@@ -1,26 +1,26 @@
-"""What `citylab torture` adds to a city's engines: small disks that can fill, and a Mosquitto of its own."""
+"""What `citylab torture` adds to a city's engines: small disks that can fill, and real engines of its own."""
 
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
 
 from citylab.settings import Settings
 from citylab.up import Service
 
-_MOSQUITTO = """\
-user root
-listener {port} 127.0.0.1
-allow_anonymous true
-persistence false
-max_inflight_messages 1000
-max_queued_messages 0
-"""
+SCRIPT = Path(__file__).parents[1] / "deploy" / "engines.py"  # of a checkout
+INSTALLED = Path("~/.cache/citylab/engines")
+READY_WITHIN = 60.0  # s
+STOP_WITHIN = 20.0  # s
+_REAL = {"mqtt", "mqtts", "kafka", "postgresql"}
+NAMES = {"broker": "mosquitto", "log": "kafka", "store": "postgres"}
 
 
 class Disk:
@@ -62,24 +62,61 @@ class Disk:
         return True
 
 
-class Mosquitto(Service):
-    """A Mosquitto of our own, on a port that it keeps."""
+class OwnEngine(Service):
+    """A real engine for a run alone, which `deploy/engines.py` starts, at an address that it keeps.
 
-    def __init__(self, settings: Settings, folder: Path, program: str) -> None:
-        (folder / "logs").mkdir(exist_ok=True)
-        super().__init__("mosquitto", settings, folder / "logs")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        configuration = folder / "mosquitto.conf"
-        configuration.write_text(_MOSQUITTO.format(port=port))
-        self.command = [program, "-c", str(configuration)]
-        self.url = f"mqtt://127.0.0.1:{port}"
+    role: `broker`, `log` or `store`. Its home is in `folder`.
+    """
+
+    def __init__(self, role: str, settings: Settings, folder: Path) -> None:
+        self.engine = NAMES[role]
+        super().__init__(f"own-{self.engine}", settings, folder / "logs")
+        self.home = folder / self.engine
+        self.home.mkdir()
+        self.log_file.parent.mkdir(exist_ok=True)
+        for installation in INSTALLED.expanduser().glob("*-*"):  # Kafka's jars, a Debian with PostgreSQL
+            if installation.is_dir():
+                (self.home / installation.name).symlink_to(installation)
+        self.command = [sys.executable, str(SCRIPT), "run", "--only", self.engine, "--dir", str(self.home)]
+        self.url = ""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine itself; None before it has ever run."""
+        started = self.home / "started.json"
+        return msgspec.json.decode(started.read_bytes())[self.engine]["pid"] if started.exists() else None
+
+    async def ready(self) -> bool:
+        """Wait until it can be used; False when it does not start here."""
+        addresses = self.home / "engines.env"
+        deadline = asyncio.get_running_loop().time() + READY_WITHIN
+        while not self.url and not self.trouble and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+            if addresses.exists():
+                self.url = addresses.read_text().strip().partition("=")[2]
+        return bool(self.url)
 
 
-def own_mosquitto(settings: Settings, folder: Path) -> Mosquitto | None:
-    """One, where the broker is to be real and the program is installed; else the given broker is used."""
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if settings.broker_url.startswith("embedded:") or not program:
-        return None
-    return Mosquitto(settings, folder, program)
+@asynccontextmanager
+async def own_engines(
+    settings: Settings, folder: Path, say: Callable[[str], None]
+) -> AsyncIterator[dict[str, OwnEngine]]:
+    """One for each role that a real engine is to have and can be started for here, kept running while the block runs."""
+    engines = {
+        role: OwnEngine(role, settings, folder)
+        for role in NAMES
+        if SCRIPT.exists() and urlsplit(getattr(settings, f"{role}_url")).scheme in _REAL
+    }
+    if engines:
+        say(f"starting {', '.join(engine.engine for engine in engines.values())} for this run alone")
+    async with asyncio.TaskGroup() as tasks:
+        keepers = {role: tasks.create_task(engine.keep_running()) for role, engine in engines.items()}
+        try:
+            ready = {role: engine for role, engine in engines.items() if await engine.ready()}
+            for role in engines.keys() - ready.keys():
+                keepers[role].cancel()
+            yield ready
+        finally:
+            for keeper in keepers.values():
+                keeper.cancel()
+            await asyncio.gather(*(engine.stop(STOP_WITHIN) for engine in engines.values()))

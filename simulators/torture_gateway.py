@@ -37,26 +37,30 @@ _SOONER = AgentSettings(
 
 
 class Role(msgspec.Struct, frozen=True):
-    """What the process is told. outbox: its folder; most_bytes: that it may hold."""
+    """What the process is told. outbox: its folder; most_bytes: that it may hold; enough: the file that ends the script."""
 
     script: Script
     outbox: str
     most_bytes: int
+    enough: str
     part: Part
 
 
 class ScriptDriver:
-    """Yields the script's readings when they are due; what fell due while the gateway was dead comes at once."""
+    """Yields the script's readings when they are due: the planned ones, and more until the file `enough` is there.
 
-    def __init__(self, script: Script) -> None:
+    What fell due while the gateway was dead comes at once.
+    """
+
+    def __init__(self, script: Script, enough: Path) -> None:
         self.things = things(script.gateway, Shape(1, STREAMS, 1, STREAMS))
-        self._script = script
+        self._script, self._enough = script, enough
 
     async def readings(self, position: str | None) -> AsyncIterator[tuple[Sequence[Reading], str | None]]:
         """The place is how many readings lie behind."""
         script, columns = self._script, self._script.columns()
         at = int(position or 0)
-        while at < len(columns):
+        while at < script.planned or (at < len(columns) and not self._enough.exists()):
             due = int((time.time() - script.begin / SECOND) * script.rate)
             until = min(due, len(columns), at + 500)
             if until > at:
@@ -94,7 +98,7 @@ async def _serve(settings: Settings, role: Role) -> None:
     connect: Any = partial(wiring.broker_connection, settings)
     agent = Agent(
         script.gateway,
-        ScriptDriver(script),
+        ScriptDriver(script, Path(role.enough)),
         KillingOutbox(Path(role.outbox), role.most_bytes, kill),
         connect,
         settings=_SOONER,

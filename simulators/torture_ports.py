@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -47,11 +46,14 @@ class KillPoint:
     def __init__(self, arm: Arm | None, hits: Path) -> None:
         self.armed = arm.point if arm else ""
         self._hits = hits
-        self._from = time.monotonic() + (arm.after if arm else 0)
+        self._left = arm.nth if arm else 0
 
     def reach(self, point: str) -> None:
         """Go on, or do not."""
-        if self.armed == point and time.monotonic() >= self._from:
+        if self.armed != point:
+            return
+        self._left -= 1
+        if self._left <= 0:
             with self._hits.open("a") as file:
                 file.write(f"{point}\n")
             os.kill(os.getpid(), signal.SIGKILL)

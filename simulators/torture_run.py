@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,28 @@ import msgspec
 
 from citylab import wiring
 from citylab.errors import Unavailable
+from citylab.model import SECOND
 from citylab.ports import Store
 from citylab.settings import Settings
 from citylab.times import now
 from citylab.up import City, Service, keep_engine_running
 from simulators.bench_city import new_folder, prepared_city, value
 from simulators.torture_check import Found, Sent, read_ledger, read_outbox
-from simulators.torture_engines import Disk, Mosquitto, own_mosquitto
+from simulators.torture_engines import Disk, OwnEngine, own_engines
 from simulators.torture_gateway import Role
 from simulators.torture_plain import PlainSender
-from simulators.torture_plan import STREAMS, Arm, Broken, Fault, Script, arms, faults, gateway_name, scripts
+from simulators.torture_plan import (
+    KILL_POINTS,
+    STREAMS,
+    Arm,
+    Arms,
+    Broken,
+    Fault,
+    Script,
+    faults,
+    gateway_name,
+    scripts,
+)
 from simulators.torture_ports import Part
 from simulators.torture_targets import Targets
 from simulators.torture_truth import (
@@ -51,7 +63,11 @@ _WAITING = (  # packs in the log that are not stored, as processing has said jus
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How a run is made. rate: readings a second of all gateways together; broken: a build known to be wrong."""
+    """How a run is made.
+
+    seconds: how long data flows, and longer while kill points are still to be hit; rate: readings a second of all
+    gateways together; broken: a build known to be wrong.
+    """
 
     seconds: float = 30.0
     gateways: int = 4
@@ -68,7 +84,8 @@ class Outcome(msgspec.Struct):
     """What a run has found.
 
     outage: the longest time without progress, in seconds; recovery: from the last fault's end until everything was
-    stored; struck: faults by kind and target, while data flowed; kill_points: how often each was hit.
+    stored; struck: faults by kind and target, while data flowed; kill_points: how often each was hit; not_hit: those that
+    were not.
     """
 
     seed: int
@@ -81,6 +98,7 @@ class Outcome(msgspec.Struct):
     recovery: float = 0.0
     struck: dict[str, int] = {}
     kill_points: dict[str, int] = {}
+    not_hit: list[str] = []
     left_out: list[str] = []
     failures: list[str] = []
 
@@ -96,23 +114,22 @@ async def run_once(settings: Settings, options: Options, seed: int, say: Callabl
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(new_folder())
         disks = {"outbox": Disk(folder / "edge" / gateway_name(0), 2 * options.outbox_bytes)}
-        if settings.log_url == "sqlite:" and options.seconds * options.rate <= _MOST_ON_A_DISK:
+        if settings.log_url == "sqlite:" and (options.seconds + PATIENCE) * options.rate <= _MOST_ON_A_DISK:
             disks["log"] = Disk(folder / "log", 256 << 20)
         for name, disk in list(disks.items()):
             if not stack.enter_context(disk.mounted()):
                 del disks[name]
-        mosquitto = own_mosquitto(settings, folder)
-        if mosquitto:
-            settings = settings.replaced(broker_url=mosquitto.url)
+        own = await stack.enter_async_context(own_engines(settings, folder, say))
+        settings = settings.replaced(**{f"{role}_url": engine.url for role, engine in own.items()})
         city = await stack.enter_async_context(
             prepared_city(settings, "ingest", "processing", "api", folder=folder)
         )
-        run = _Run(city, options, outcome, disks, mosquitto, say)
+        run = _Run(city, options, outcome, disks, own, say)
         await stack.enter_async_context(run.targets.lines_open())
         await run.all()
         if not outcome.passed:
             kept = Path(tempfile.mkdtemp(prefix="citylab-torture-", dir="/var/tmp"))
-            for file in folder.glob("*/*.log"):  # of services and of embedded engines
+            for file in [*folder.glob("*/*.log"), *folder.glob("*/logs/*.log")]:  # of services and of engines
                 shutil.copy(file, kept)
             outcome.failures.append(f"what everybody said is kept in {kept}")
     return outcome
@@ -123,18 +140,17 @@ class _Run:
 
     def __init__(
         self, city: City, options: Options, outcome: Outcome, disks: dict[str, Disk],
-        mosquitto: Mosquitto | None, say: Callable[[str], None],
+        own: Mapping[str, OwnEngine], say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.city, self.options, self.outcome, self.say = city, options, outcome, say
         self.folder = city.settings.data
-        self.hits = self.folder / "kill-points"
-        self.mosquitto = mosquitto
+        self.hits, self.enough = self.folder / "kill-points", self.folder / "enough"
         self.services: dict[str, Service] = {service.name: service for service in city.services}
         gateways = [gateway_name(number) for number in range(options.gateways)]
-        self.targets = Targets(city, self.services, gateways, disks, mosquitto, outcome.seed)
+        self.targets = Targets(city, self.services, gateways, disks, own, outcome.seed)
         self.scripts: list[Script] = []
         self.done: set[str] = set()  # gateways that have sent everything and were told so
-        self.calm = False  # nobody is armed any longer
+        self.calm = False  # nobody is armed any longer, but for points that are still to be hit
         self.plain: PlainSender | None = None
         self._quiet = -1, 0.0  # records in the ledger, and since when
         self._flowed_before = 0  # records in the ledger when the first fault struck
@@ -150,8 +166,6 @@ class _Run:
         ):
             keepers = [tasks.create_task(self._keep(name)) for name in self.services]
             keepers += [tasks.create_task(keep_engine_running(*one)) for one in self.city.embedded.items()]
-            if self.mosquitto:
-                keepers.append(tasks.create_task(self.mosquitto.keep_running()))
             try:
                 await self._until(lambda: self._connected(store), "a bridge that is connected")
                 keepers.append(tasks.create_task(self._gateways(tasks, keepers)))
@@ -161,6 +175,7 @@ class _Run:
                 await self._strike_all(store)
                 calm = time.monotonic()
                 self.say("the faults are over; waiting until everything is where it belongs")
+                await self._end_data()
                 await self._until(self._ended, "gateways whose outbox is empty")
                 await self._until(
                     lambda: self._settled(store), "nothing waits in the log, and no hour to be folded"
@@ -181,9 +196,13 @@ class _Run:
         """Start them; the run's data begins now."""
         options, settings = self.options, self.city.settings
         self.scripts = scripts(
-            self.outcome.seed, now(), gateways=options.gateways, rate=options.rate, seconds=options.seconds
+            self.outcome.seed,
+            now(),
+            gateways=options.gateways,
+            rate=options.rate,
+            seconds=options.seconds,
+            longer=PATIENCE,
         )
-        self.outcome.readings = sum(script.readings for script in self.scripts)
         for script in self.scripts:
             self.services[script.gateway] = Service(script.gateway, settings, self.folder / "logs")
             keepers.append(tasks.create_task(self._keep(script.gateway)))
@@ -194,15 +213,15 @@ class _Run:
     async def _keep(self, name: str) -> None:
         """Run a service or a gateway, armed anew at each start, until it has nothing left to do."""
         gateway = name.startswith("torture-")
-        plan = (
-            arms(self.outcome.seed, "edge" if gateway else name, name, self.options.broken)
+        arms = (
+            Arms(self.outcome.seed, "edge" if gateway else name, name, self.options.broken)
             if name != "api"
             else None
         )
         service = self.services[name]
         service.settings = self.targets.through_lines(name)
         while True:
-            arm = next(plan) if plan and not self.calm else None
+            arm = arms.next(self._hit(), only_missing=self.calm) if arms and self._flows() else None
             if name != "api":
                 service.command = [sys.executable, "-m", *self._module(name, arm)]
             service.start()
@@ -213,11 +232,16 @@ class _Run:
                 return
             await asyncio.sleep(0.1 if code == -signal.SIGKILL else 1.0)
 
+    def _flows(self) -> bool:
+        """Whether a gateway still has something to send, or none has begun."""
+        return len(self.done) < self.options.gateways
+
     def _module(self, name: str, arm: Arm | None) -> list[str]:
         part = Part(str(self.hits), arm, self.options.broken, self.targets.log_port)
         for script in self.scripts:
             if script.gateway == name:
-                role = Role(script, str(self.folder / "edge" / name), self.options.outbox_bytes, part)
+                outbox = str(self.folder / "edge" / name)
+                role = Role(script, outbox, self.options.outbox_bytes, str(self.enough), part)
                 return ["simulators.torture_gateway", msgspec.json.encode(role).decode()]
         return ["simulators.torture_ports", name, msgspec.json.encode(part).decode()]
 
@@ -244,6 +268,17 @@ class _Run:
             struck[f"{fault.kind} {fault.target}"] += flowing
             lasting = f" for {fault.seconds} s" if fault.seconds else ""
             self.say(f"{fault.at:6.2f} s  {fault.kind} {fault.target}{lasting}")
+
+    async def _end_data(self) -> None:
+        """Let data flow for as long as it is to, and for kill points that are still to be hit."""
+        end = self.scripts[0].begin / SECOND + self.options.seconds
+        await asyncio.sleep(max(end - time.time(), 0))
+        with suppress(TimeoutError):
+            await self._until(self._all_hit, "every kill point is hit")
+        self.enough.touch()
+
+    async def _all_hit(self) -> bool:
+        return not self._missing()
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
@@ -310,11 +345,14 @@ class _Run:
         if outcome.failures:
             return
         difference = outcome.difference
+        outboxes = self._outboxes()
         for script in self.scripts:
             names = [script.name(stream) for stream in range(STREAMS)]
-            difference.add(await _compare(store, script.gateway, truth(script.columns(), names), ()))
-        for name, outbox in self._outboxes().items():
+            sent = truth(script.columns(), names)[: outboxes[script.gateway].readings]
+            difference.add(await _compare(store, script.gateway, sent, ()))
+        for name, outbox in outboxes.items():
             outcome.packs += outbox.last
+            outcome.readings += outbox.readings
             if outbox.gone or outbox.pending:
                 outcome.failures.append(f"{name}: {outbox}")
         assert self.plain is not None
@@ -332,14 +370,25 @@ class _Run:
         outcome.struck |= self.targets.on_the_way()
         outcome.struck["clocks set"] = sum(script.jumps for script in self.scripts)
 
+    def _hit(self) -> Counter[str]:
+        """The kill points that were hit, and how often."""
+        return Counter(self.hits.read_text().split("\n")[:-1] if self.hits.exists() else ())
+
+    def _missing(self) -> list[str]:
+        """The kill points that are still to be hit; a broken build has one, and no need of all others."""
+        if self.options.broken:
+            return []
+        hit = self._hit()
+        return [point for points in KILL_POINTS.values() for point in points if point not in hit]
+
     def _count_points(self) -> None:
-        points = self.hits.read_text().split("\n")[:-1] if self.hits.exists() else []
-        self.outcome.kill_points = dict(sorted(Counter(points).items()))
+        outcome = self.outcome
+        outcome.kill_points, outcome.not_hit = dict(sorted(self._hit().items())), self._missing()
+        if outcome.not_hit:
+            outcome.failures.append(f"kill points that were never hit: {', '.join(outcome.not_hit)}")
 
     async def _stop_all(self) -> None:
         children = [service.child for service in self.services.values() if service.child]
-        if self.mosquitto and self.mosquitto.child:
-            children.append(self.mosquitto.child)
         for child in children:
             if child.poll() is None:
                 child.terminate()

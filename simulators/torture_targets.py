@@ -11,7 +11,7 @@ import psutil
 
 from citylab.settings import Settings
 from citylab.up import City, Service
-from simulators.torture_engines import Disk, Mosquitto
+from simulators.torture_engines import Disk, OwnEngine
 from simulators.torture_lines import Line
 from simulators.torture_plan import Fault, Kind
 
@@ -23,10 +23,10 @@ class Targets:
 
     def __init__(
         self, city: City, services: Mapping[str, Service], gateways: Sequence[str], disks: Mapping[str, Disk],
-        mosquitto: Mosquitto | None, seed: int,
+        own: Mapping[str, OwnEngine], seed: int,
     ) -> None:  # fmt: skip
         self._city, self._services, self._gateways = city, services, gateways
-        self._disks, self._mosquitto, self._seed = disks, mosquitto, seed
+        self._disks, self._own, self._seed = disks, own, seed
         self._lines: dict[str, Line] = {}
         self.left_out: list[str] = []
 
@@ -64,20 +64,19 @@ class Targets:
         """What can be struck here, by kind; what cannot is said."""
         processes = ["ingest", "processing", "api", *self._gateways]
         left_out = self.left_out
-        if "store" in self._city.engines:
-            processes += ["store", "a backend of the store"]
-        else:
-            left_out.append("kill and pause the store: it is not ours (its connections are cut)")
-        if "broker" in self._city.engines or self._mosquitto:
-            processes.append("broker")
-        else:
-            left_out.append("kill and pause the broker: it is not ours, and Mosquitto is not installed")
         lines = list(self._lines)
         cut = list(lines)
+        for role in ("broker", "log", "store"):
+            if role in self._city.engines or role in self._own:
+                processes.append(role)
+            elif role != "log" or self.log_port:
+                left_out.append(f"kill and pause the {role}: it is not ours (its connections are cut)")
+        if "store" in processes:
+            processes.append("a backend of the store")
         if self.log_port:
             cut.append("services to log")
             left_out.append(
-                "kill, pause and slow down the event log: it is not ours (its connections are cut)"
+                "stall and slow down the event log: clients use the address that Kafka tells them (connections are cut)"
             )
         if "outbox" not in self._disks:
             left_out.append("fill an outbox: mounting a small disk needs root on Linux")
@@ -142,20 +141,23 @@ class Targets:
         else:
             await line.delay(LATENCY, fault.seconds)
 
+    def _engine(self, role: str) -> int | None:
+        """Its process id, if it is ours."""
+        return self._own[role].pid if role in self._own else self._city.engines.get(role)
+
     def _process(self, target: str) -> psutil.Process | None:
         """The process that a target is now; None while there is none."""
         with suppress(psutil.NoSuchProcess):
             if target == "a backend of the store":
-                server = psutil.Process(self._city.engines["store"])
-                backends = [p for p in server.children() if "citylab" in " ".join(p.cmdline())]
+                backends = [
+                    p
+                    for p in psutil.Process(self._engine("store")).children()
+                    if "citylab" in " ".join(p.cmdline())
+                ]
                 return backends[0] if backends else None
-            if target in self._city.engines:
-                return psutil.Process(self._city.engines[target])
-            child = (
-                self._mosquitto.child
-                if target == "broker" and self._mosquitto
-                else self._services[target].child
-            )
+            if pid := self._engine(target):
+                return psutil.Process(pid)
+            child = self._services[target].child if target in self._services else None
             return psutil.Process(child.pid) if child and child.poll() is None else None
         return None
 

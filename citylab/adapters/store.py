@@ -15,11 +15,11 @@ from citylab.adapters.accounts import CONSUMER
 from citylab.adapters.bulk_writes import create_observations
 from citylab.adapters.derived import FactsCache
 from citylab.adapters.entity_changes import Changes
-from citylab.adapters.entity_writes import create
+from citylab.adapters.entity_writes import create, lock_catalogue
 from citylab.adapters.folding import fold
 from citylab.adapters.pgbinary import PgArray, PgArrayDumper
 from citylab.adapters.postgres import Connection, Parameters, PatientConnection, primary, translated
-from citylab.adapters.saving import CATALOGUE_LOCK, save, save_observations
+from citylab.adapters.saving import save, save_observations
 from citylab.columns import Int64, Observations
 from citylab.drafts import Draft, read_draft
 from citylab.entities import SETS, EntityType
@@ -66,8 +66,8 @@ class PostgresTransaction:
             self._cache.drop()
             raise
 
-    async def lock_catalogue(self) -> None:
-        await self.execute("SELECT pg_advisory_xact_lock(%s)", (CATALOGUE_LOCK,))
+    async def lock_catalogue(self, *, shared: bool = False) -> None:
+        await lock_catalogue(self, exclusive=not shared)
 
     async def create(self, set_name: str, body: Mapping[str, Any], *, now: Micros | None = None) -> int:
         with translated():

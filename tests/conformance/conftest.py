@@ -128,9 +128,10 @@ def served(store_url: str, *, statement_timeout: float = 30, **options: Any) -> 
 
 
 @pytest.fixture(scope="module", params=["embedded", "timescale"])
-def module_store_url(request) -> str:
+def module_store_url(request) -> Iterator[str]:
     kind = "embedded_databases" if request.param == "embedded" else "real_databases"
-    return request.getfixturevalue(kind).make()
+    with request.getfixturevalue(kind).one() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -267,7 +267,7 @@ def test_rejections_are_found_by_what_they_are_and_come_in_pages(city, gateway, 
     [
         ("/ledger?gateway=nobody", 404, "no gateway 'nobody'"),
         ("/ledger?datastream=999999999", 404, "no Datastream 999999999"),
-        ("/ledger?gatway=x", 400, "gatway"),
+        ("/ledger?gatway=x", 400, "no parameter 'gatway'; did you mean 'gateway'?"),
         ("/ledger?from=2026-01-01T00:00:00Z", 400, "datastream"),
         ("/ledger?datastream=1&gateway=x", 400, "alone"),
         ("/ledger?datastream=1&from=yesterday", 400, "'yesterday' is no ISO 8601"),

@@ -69,13 +69,12 @@ def tables_of(city: City) -> dict[str, Any]:
 
 
 def unacknowledged(city: City) -> dict[str, int]:
-    """How many packs each outbox still waits to be told of."""
+    """How many packs each outbox that has been made still waits to be told of."""
     found = {}
     for file in (city.folder / "edge" / "replay").glob("*/outbox.db"):
         with closing(sqlite3.connect(file)) as outbox:
-            found[file.parent.name] = outbox.execute("SELECT count(*) FROM numbers WHERE pending").fetchone()[
-                0
-            ]
+            if outbox.execute("SELECT 1 FROM sqlite_master WHERE name = 'numbers'").fetchone():
+                ((found[file.parent.name],),) = outbox.execute("SELECT count(*) FROM numbers WHERE pending")
     return found
 
 

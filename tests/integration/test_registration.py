@@ -306,6 +306,24 @@ async def test_statuses_are_kept_and_a_last_will_takes_nothing_away(store):
     assert await fetch(store, "SELECT count(*) FROM ledger") == [(0,)]
 
 
+async def test_a_status_that_waits_for_a_registration_is_not_in_its_way(store):
+    """Gateways send both whenever they connect: locked in different orders, each would wait for the other until one is ended."""
+    log = Log(Topic.STATUS)
+    await status(store, log.batch(("gw", {"state": "online"})))
+    here = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    waiting = f"SELECT count(*) FROM pg_locks WHERE {here} AND locktype = 'advisory' AND NOT granted"
+    async with store.transaction() as registration:
+        await registration.lock_catalogue()
+        late = asyncio.create_task(status(store, log.batch(("gw", {"state": "offline"}))))
+        async with asyncio.timeout(10):
+            while await registration.fetch(waiting) == [(0,)]:  # noqa: ASYNC110 -- another session has no event
+                await asyncio.sleep(0.01)
+        await registration.execute("SET LOCAL lock_timeout = '300ms'")
+        await registration.execute("UPDATE gateways SET descriptor = '[]' WHERE name = 'gw'")
+    await late
+    assert await fetch(store, "SELECT status, descriptor FROM gateways") == [({"state": "offline"}, [])]
+
+
 async def test_what_a_bridge_says_is_a_services_state(store):
     log = Log(Topic.STATUS)
     topic = "citylab/v1/platform/bridges/north"

@@ -72,17 +72,26 @@ async def test_a_point_kills_on_its_side_and_is_written_down(tmp_path, what, pla
     for side, done in (("before", place), ("after", place + 1)):
         port, hits = Port(), tmp_path / side
         with pytest.raises(Killed):
-            await use(port, KillPoint(Arm(f"{side} {what}", 0.0), hits))
+            await use(port, KillPoint(Arm(f"{side} {what}", 1), hits))
         assert len(port.done) == done
         assert hits.read_text() == f"{side} {what}\n"
 
 
 async def test_who_is_not_armed_or_not_yet_lives(tmp_path):
-    for arm in (None, Arm("before append", 60.0), Arm("before something else", 0.0)):
+    for arm in (None, Arm("before append", 2), Arm("before something else", 1)):
         port = Port()
         await use(port, KillPoint(arm, tmp_path / "hits"))
         assert len(port.done) == WHOLE
     assert not (tmp_path / "hits").exists()
+
+
+async def test_a_point_kills_when_it_is_reached_for_the_nth_time(tmp_path):
+    port, kill = Port(), KillPoint(Arm("after append", 3), tmp_path / "hits")
+    await use(port, kill)
+    await use(port, kill)
+    with pytest.raises(Killed):
+        await use(port, kill)
+    assert len(port.done) == 2 * WHOLE + 1
 
 
 async def test_the_hasty_log_says_that_it_has_packs_before_it_has_them(tmp_path, monkeypatch):
