@@ -25,10 +25,20 @@ from citylab.times import now
 
 BRIDGE_SILENT = 15.0  # a bridge reports every five
 LAG_UNWELL = 30.0  # s that a pack waits
+CLOCKS_APART = 30.0  # s from which on two clocks differ
+FEWEST_GATEWAYS = 3  # whose clocks count more than ours
 LOOK_EVERY = 2.0  # s between two looks at the event log, however often we are asked
 LOOK_WITHIN = 1.0  # s that an answer waits for a look; then it tells what the one before saw
 
-_SERVICES = "SELECT name, state, extract(epoch FROM now() - at)::float8 FROM services ORDER BY name"
+# What was said later than now was said before the store's clock was put back. And by how much a service's own clock is ahead.
+_SERVICES = """
+SELECT name, state, abs(extract(epoch FROM now() - at))::float8, ((state ->> 'clock')::float8 - extract(epoch FROM at))::float8
+FROM services ORDER BY name
+"""
+_CLOCKS = """
+SELECT extract(epoch FROM now())::float8, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY skew_ms) / 1000
+FROM ledger WHERE last_at > now() - interval '10 min' AND skew_ms IS NOT NULL
+"""
 # A device without an agent never says how it is: it counts as neither.
 _GATEWAYS = """
 SELECT count(*) FILTER (WHERE status ->> 'state' = 'online'), count(*) FILTER (WHERE status ->> 'state' = 'offline')
@@ -120,6 +130,7 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
     kept, of_log = await watch.look()
     async with store.transaction(read_only=True) as transaction:
         services = await transaction.fetch(_SERVICES)
+        ((store_clock, gateways, skew),) = await transaction.fetch(_CLOCKS)
         ((online, offline),) = await transaction.fetch(_GATEWAYS)
         offline_things = (
             tuple(thing for (thing,) in await transaction.fetch(_OFFLINE_THINGS)) if offline else ()
@@ -127,12 +138,15 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         archived = await archives(transaction)
     checks = [Check("store", ok=True, detail="answers"), *of_log]
     checks += [Check(f"archive {one.name}", not one.unwell, one.text, one.warn) for one in archived]
-    processing = {name: (state, age) for name, state, age in services if name.startswith("processing")}
+    ahead = {"this API": now() / SECOND - store_clock}
+    ahead |= {name: by for name, _, age, by in services if by is not None and age < BRIDGE_SILENT}
+    checks += _clocks(ahead, gateways, skew)
+    processing = {name: (state, age) for name, state, age, _ in services if name.startswith("processing")}
     figures = together({name: state for name, (state, _) in processing.items()})
     if figures:
         checks += _processing(figures, {name: age for name, (_, age) in processing.items()})
     bridges, over_quota = 0, Counter[str]()
-    for name, state, age in services:
+    for name, state, age, _ in services:
         if name in processing:
             continue
         if name == LOST:
@@ -188,6 +202,24 @@ async def health(store: Store, watch: LogWatch, *, is_open: bool) -> Health:
         kept,
         archived,
     )
+
+
+def _clocks(ahead: Mapping[str, float], gateways: int, skew: float | None) -> list[Check]:
+    """ahead: of the store's clock, in s, by service; skew: the age of gateways' newest reading at its receipt, its median."""
+    todo = "set it right, then `citylab rejections replay --reason time-in-future`"
+    checks = [
+        Check(
+            f"clock of {name}",
+            ok=False,
+            detail=f"{abs(by):,.0f} s {'ahead of' if by > 0 else 'behind'} the store's: {todo}",
+        )
+        for name, by in ahead.items()
+        if abs(by) >= CLOCKS_APART
+    ]
+    if skew is not None and skew <= -CLOCKS_APART and gateways >= FEWEST_GATEWAYS:
+        who = f"behind those of half of the {gateways} gateways that sent lately"
+        checks.append(Check("clock", ok=False, detail=f"{-skew:,.0f} s {who}: {todo}"))
+    return checks
 
 
 def _processing(figures: dict[str, Any], ages: dict[str, float]) -> list[Check]:

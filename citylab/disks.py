@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from citylab.log_watch import Finding
@@ -11,11 +12,13 @@ LOW, FULL = 1 << 30, 64 << 20  # bytes that are left
 
 def findings(folders: Sequence[Path], *, low: int = LOW, full: int = FULL) -> list[Finding]:
     """What to tell people of the folders' disks, of each once, with what to do. A folder that is not there has none."""
-    of_disk = {folder.stat().st_dev: folder for folder in reversed(folders) if folder.exists()}
+    seen: set[int] = set()
     found = []
-    for folder in of_disk.values():
-        left = shutil.disk_usage(folder).free
-        if left < low:
-            text = f"{left / 1e6:,.0f} MB are left on the disk of {folder}: make room, or what comes waits at the gateways"
-            found.append(Finding("disk", left < full, text))
+    for folder in folders:
+        with suppress(OSError):
+            device, left = folder.stat().st_dev, shutil.disk_usage(folder).free
+            if device not in seen and left < low:
+                text = f"{left / 1e6:,.0f} MB are left on the disk of {folder}: make room, or what comes waits at the gateways"
+                found.append(Finding("disk", left < full, text))
+            seen.add(device)
     return found

@@ -12,7 +12,7 @@ STORED = (Topic.PACKS, Topic.DESCRIPTORS, Topic.STATUS, Topic.CREATES, Topic.REF
 LOST = "lost"
 """The name among what services say of themselves under which the store has what went unread, by topic and partition."""
 
-WRITERS = "SELECT name FROM services WHERE name <> 'lost' AND at > now() - interval '10 s' ORDER BY name"
+WRITERS = "SELECT name FROM services WHERE name <> 'lost' AND abs(extract(epoch FROM now() - at)) < 10 ORDER BY name"
 """The statement that asks the store which services said lately that they run."""
 
 

@@ -286,7 +286,7 @@ async def _state(settings: Settings, services: Sequence[Service], of_log: Sequen
         ):
             rows = await transaction.fetch(
                 "SELECT name, state FROM services WHERE starts_with(name, 'processing')"
-                " AND at > now() - make_interval(secs => %s)",
+                " AND abs(extract(epoch FROM now() - at)) < %s",
                 (PROCESSING_SILENT,),
             )
             gateways = await transaction.fetch(

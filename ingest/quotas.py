@@ -7,6 +7,7 @@ from typing import NamedTuple
 from citylab.model import SECOND, Micros
 
 PACK_COSTS = 256  # bytes that a pack counts besides its own: many small ones are work too
+PUT_BACK = SECOND  # µs by which messages of two connections are never in another order
 MOST_TOLD = 20  # gateways by name, in what the bridge says of itself
 
 
@@ -36,13 +37,15 @@ class Quotas:
         """Take a pack of `size` bytes out of a gateway's bucket. None when it fits.
 
         Else, counted, the moment from which there is room for what did not fit lately, or for as much as ever fits.
+        at: of its receipt, by a clock that may be put: forward, the bucket is full; back, it fills from there on.
         """
         rate, burst = self.quota
         if not rate:
             return None
         bucket = self._buckets.setdefault(gateway, _Bucket(burst, at))
         bucket.tokens = min(bucket.tokens + max(at - bucket.at, 0) / SECOND * rate, burst)
-        bucket.at = max(at, bucket.at)
+        if at > bucket.at or bucket.at - at > PUT_BACK:
+            bucket.at = at
         costs = min(size + PACK_COSTS, burst)
         if costs <= bucket.tokens:
             bucket.tokens -= costs

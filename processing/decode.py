@@ -29,13 +29,17 @@ _KIND = {"vs": Kind.TEXT, "vb": Kind.BOOLEAN, "vd": Kind.TEXT}
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits that a pack must keep. future and earliest in µs; least_move, of a Thing that moves, in m."""
+    """Limits that a pack must keep. future and earliest in µs; least_move, of a Thing that moves, in m.
+
+    received: the moment from which `future` counts, where that is later than the receipt.
+    """
 
     most_records: int = 5_000
     most_bytes: int = 256 * 1024
     future: Micros = HOUR
     earliest: Micros = 946_684_800 * SECOND  # the year 2000
     least_move: float = LEAST_MOVE
+    received: Micros = 0
 
 
 def decode(
@@ -223,7 +227,7 @@ def _verdicts(c: _Candidates, rules: Rules) -> Iterator[tuple[BoolArray, Reason,
     yield (c.catalogue.takes[c.slot] & kind) == 0, Reason.TYPE_MISMATCH, detail
     yield unmatched & ~unknown, Reason.UNIT_MISMATCH, ""
 
-    received = np.array([r.received_at for r in c.receipts], np.int64)[c.receipt]
+    received = np.array([max(r.received_at, rules.received) for r in c.receipts], np.int64)[c.receipt]
     detail = f"later than {rules.future // SECOND} s after its receipt"
     yield c.times.time > received + rules.future, Reason.TIME_IN_FUTURE, detail
     detail = f"before {format_instant(rules.earliest)}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from citylab.errors import Rejected
-from citylab.model import LARGEST_NUMBER, Batch, Event, Micros, Reason, Topic
+from citylab.model import LARGEST_NUMBER, SECOND, Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store, Transaction
 from citylab.times import format_instant
 from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
@@ -107,9 +107,10 @@ async def status(store: Store, batch: Batch, ends: Mapping[int, int] | None = No
                 continue
             if "/bridges/" in topic:
                 await transaction.execute(
-                    "INSERT INTO services VALUES (%s, %s::jsonb, %s)"
+                    # `at` is the store's clock, as of every service; the bridge's own is beside it.
+                    "INSERT INTO services VALUES (%s, %s::jsonb || jsonb_build_object('clock', %s), now())"
                     " ON CONFLICT (name) DO UPDATE SET state = excluded.state, at = excluded.at",
-                    ("ingest " + topic.rpartition("/")[2], text, at),
+                    ("ingest " + topic.rpartition("/")[2], text, event.time / SECOND),
                 )
             else:
                 await transaction.execute(

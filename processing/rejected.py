@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from citylab.model import Batch, Event, Reason, Topic
+from citylab.model import Batch, Event, Micros, Reason, Topic
 from citylab.ports import Store
 from citylab.writes import NewRejection, Receipt, Span, Write, bookkeeping
 from processing.catalogue import Catalogue
@@ -51,8 +51,12 @@ class Replay(NamedTuple):
     records: Sequence[OpenRejection]
     packs: Sequence[RefusedPack]
 
-    def write(self, catalogue: Catalogue, rules: Rules) -> Write:
-        """Judge them again: a write that closes all of them, and rejects anew what is still wrong."""
+    def write(self, catalogue: Catalogue, rules: Rules, *, now: Micros) -> Write:
+        """Judge them again: a write that closes all of them, and rejects anew what is still wrong.
+
+        now: what is no longer in the future may have been sent by a right clock, and received by a wrong one.
+        """
+        rules = replace(rules, received=now)
         if self.records:
             write = take_up(self.records, catalogue, rules)
         else:

@@ -18,14 +18,15 @@ FIRST_AFTER, LONGEST_AFTER = 10 * SECOND, 60 * MINUTE  # until it is asked again
 EXPIRES_AFTER = 10 * MINUTE
 _AT_ONCE = 100  # statuses in one transaction
 
-# Each status of who is online, once, when nothing of what it says is unsettled any more.
+# Each status of who is online, once, when nothing of what it says is unsettled any more. What is to be asked later than
+# the longest pause from now was said by a clock that has been put back since.
 _LOOK = """
 SELECT o.gateway, o.epoch, o.at, coalesce(r.asked, 0),
     ARRAY(SELECT ARRAY[lower(m), upper(m) - 1] FROM unnest(a.missing) m LIMIT %(most)s)
 FROM outboxes o JOIN gateways g ON g.name = o.gateway
 JOIN absent_numbers a ON a.gateway = o.gateway AND a.epoch = o.epoch
 LEFT JOIN resends r ON r.gateway = o.gateway AND r.epoch = o.epoch
-WHERE r.looked_at IS DISTINCT FROM o.at AND coalesce(r.ask_at <= %(now)s, true) AND g.status ->> 'state' = 'online'
+WHERE r.looked_at IS DISTINCT FROM o.at AND coalesce(r.ask_at <= %(now)s OR r.ask_at > %(longest)s, true) AND g.status ->> 'state' = 'online'
     AND g.status -> 'outbox' ->> 'epoch' = o.epoch::text
     AND isempty(a.unsettled * int8multirange(int8range(1, o.last + 1)))
 ORDER BY o.at, o.gateway LIMIT %(at_once)s
@@ -38,7 +39,8 @@ DO UPDATE SET looked_at = excluded.looked_at, asked = excluded.asked, ask_at = e
 
 async def ask_again(store: Store, event_log: EventLog, *, now: Micros) -> int:
     """Ask for what newly read statuses show as missing; return how many gateways were asked. Raises `Unavailable`."""
-    parameters = {"most": MOST_RANGES, "now": format_instant(now), "at_once": _AT_ONCE}
+    longest = format_instant(now + LONGEST_AFTER)
+    parameters = {"most": MOST_RANGES, "now": format_instant(now), "longest": longest, "at_once": _AT_ONCE}
     asked = 0
     while True:
         async with store.transaction() as transaction:

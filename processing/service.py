@@ -337,7 +337,8 @@ class Processing:
     async def _replay(self, replay: Replay) -> None:
         """Take up what somebody asked for; what the store refuses, though nothing here is against it, stays rejected."""
         try:
-            saved = await self._store(replay.write(self._catalogue, self.rules), replay.write)
+            again = partial(replay.write, now=self.clock())
+            saved = await self._store(again(self._catalogue, self.rules), again)
         except PositionMoved:
             return  # another worker has taken them up
         except Rejected as error:
@@ -491,6 +492,7 @@ class Processing:
             moment = asyncio.get_running_loop().time()
             figures = self.figures
             state = {
+                "clock": self.clock() / SECOND,
                 "observations_per_second": round((figures.stored - before) / (moment - since), 1),
                 "stored": figures.stored,
                 "duplicates": figures.duplicates,
@@ -506,9 +508,9 @@ class Processing:
             before, since = figures.stored, moment
             async with self.store.transaction() as transaction:
                 await transaction.execute(
-                    "INSERT INTO services VALUES (%s, %s::jsonb, %s) ON CONFLICT (name)"
+                    "INSERT INTO services VALUES (%s, %s::jsonb, now()) ON CONFLICT (name)"
                     " DO UPDATE SET state = excluded.state, at = excluded.at",
-                    (self.workers.service, msgspec.json.encode(state).decode(), format_instant(self.clock())),
+                    (self.workers.service, msgspec.json.encode(state).decode()),
                 )
             self._well("figures")
 

@@ -132,8 +132,10 @@ class Workers:
             if not beaten:
                 await self._join(transaction)
             rows = await transaction.fetch(
-                "SELECT number FROM workers WHERE seen_at > clock_timestamp() - make_interval(secs => %s) ORDER BY number",
-                (self.dead_after,),
+                # What was seen later than now died before the store's clock was put back.
+                "SELECT number FROM workers WHERE run = %s OR abs(extract(epoch FROM clock_timestamp() - seen_at)) < %s"
+                " ORDER BY number",
+                (self._run, self.dead_after),
             )
             live = [number for (number,) in rows]
             if live != self._live:

@@ -140,11 +140,11 @@ class EdgeAgent:
         if self.process.stdin:
             self.process.stdin.close()
 
-    def say(self, name: str, values: Mapping[int, float]) -> None:
-        """Read sensors: a value by the second after T0."""
+    def say(self, name: str, values: Mapping[int, float], *, since: int = T0) -> None:
+        """Read sensors: a value by the second after `since`."""
         assert self.process.stdin
         for second, value in values.items():
-            line = msgspec.json.encode({"n": name, "t": T0 + second, "v": value})
+            line = msgspec.json.encode({"n": name, "t": since + second, "v": value})
             self.process.stdin.write(line + b"\n")
         self.process.stdin.flush()
 

@@ -147,7 +147,8 @@ def _select(source: Source, condition: str, limit: int = 0) -> str:
     )
     order = f" ORDER BY r.{source.key} LIMIT {limit}" if limit else ""
     return (
-        "SELECT s.server, s.since, s.own, r.* FROM (SELECT pg_postmaster_start_time()::text AS server, pg_snapshot_xmin(pg_current_snapshot())::text AS since,"
+        "SELECT s.server, s.since, s.own, r.* FROM (SELECT pg_postmaster_start_time()::text AS server,"
+        " pg_snapshot_xmin(pg_current_snapshot())::text AS since,"
         " pg_current_xact_id_if_assigned() IS NOT NULL AS own) AS s LEFT JOIN (SELECT"
         f" r.{source.key}, r.geometry_changed::text, {geometry} FROM {source.table} AS r WHERE {condition}{order})"
         " AS r ON TRUE"

@@ -9,6 +9,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ class SqliteLog:
         segment_bytes: int = SEGMENT_BYTES,
         busy_seconds: float = 10.0,
         clock: Callable[[], Micros] = times.now,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._of_packs = partitions
@@ -70,6 +72,7 @@ class SqliteLog:
                 segment_bytes=segment_bytes,
                 busy_seconds=busy_seconds,
                 clock=clock,
+                monotonic=monotonic,
             )
             for topic in Topic
         }

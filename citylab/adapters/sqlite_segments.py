@@ -22,7 +22,7 @@ import msgspec
 from citylab.adapters.log_places import position_after
 from citylab.adapters.log_topics import Retention
 from citylab.errors import ConfigurationError
-from citylab.model import Event, Kept, Micros, NewEvent, Position
+from citylab.model import SECOND, Event, Kept, Micros, NewEvent, Position
 
 FORMAT = 1
 ROW_BYTES = 1 << 20  # a batch with more is split, so that reading from its middle stays cheap
@@ -199,12 +199,14 @@ class TopicFiles:
         segment_bytes: int,
         busy_seconds: float,
         clock: Callable[[], Micros],
+        monotonic: Callable[[], float],
     ) -> None:
         self.folder = folder
         self._retention = retention
         self._segment_bytes = min(segment_bytes, max(retention.most_bytes // _PARTS, LEAST_SEGMENT_BYTES))
         self._busy_seconds = busy_seconds
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
+        self._opened, self._opened_at = clock(), monotonic()
 
     def create(self, partitions: int) -> None:
         """Make the folder with its first segment, unless it is there. Whole or not at all, whoever else tries."""
@@ -330,10 +332,14 @@ class TopicFiles:
             db.execute("COMMIT")
             db.execute("PRAGMA journal_mode = WAL")
 
+    def _least_now(self) -> Micros:
+        """A clock that is put forward makes nothing older: no more time has passed than we have been running."""
+        return min(self._clock(), self._opened + round((self._monotonic() - self._opened_at) * SECOND))
+
     def _drop(self) -> None:
         numbers = self.numbers()
         sizes = {number: (self.folder / _name(number)).stat().st_size for number in numbers}
-        oldest_kept = self._clock() - self._retention.most_age
+        oldest_kept = self._least_now() - self._retention.most_age
         for number in numbers[:-1]:
             with closing(self.open(number)) as segment:
                 sealed_at = segment.sealed_at()

@@ -18,7 +18,7 @@ import pytest
 from citylab.adapters.log_topics import Retention
 from citylab.adapters.sqlite_log import SqliteLog
 from citylab.errors import ConfigurationError, Unavailable
-from citylab.model import DAY, HOUR, NewEvent, Topic
+from citylab.model import DAY, HOUR, SECOND, NewEvent, Topic
 from citylab.ports import START
 
 PATIENCE = 30.0
@@ -62,7 +62,8 @@ async def test_the_retention_unlinks_whole_files_and_bounds_the_disk(tmp_path):
 
 async def test_old_segments_go_when_newer_events_come(tmp_path):
     moment = 0
-    async with small(tmp_path, most_age=8 * HOUR, clock=lambda: moment) as log:
+    clocks = {"clock": lambda: moment, "monotonic": lambda: moment / SECOND}
+    async with small(tmp_path, most_age=8 * HOUR, **clocks) as log:
         for hour in range(40):
             moment = hour * HOUR
             await log.append(Topic.PACKS, [event(hour)])
@@ -71,6 +72,17 @@ async def test_old_segments_go_when_newer_events_come(tmp_path):
             first = (await anext(incoming)).before.offset
     assert end == 40
     assert 28 <= first <= 32, "a quiet topic is cut into pieces of an eighth of its age"
+
+
+async def test_a_clock_that_is_put_forward_drops_nothing(tmp_path):
+    moment = 0
+    clocks = {"clock": lambda: moment, "monotonic": lambda: 0.0}
+    async with small(tmp_path, most_age=8 * HOUR, most_bytes=1 << 30, **clocks) as log:
+        for number in range(10):
+            moment = number * DAY
+            await log.append(Topic.PACKS, [event(number)])
+        assert len(segments(tmp_path)) > 5
+        assert await numbers(log, 10) == list(range(10))
 
 
 async def test_the_segment_that_is_written_is_never_dropped(tmp_path):

@@ -110,6 +110,15 @@ async def test_questions_come_ever_more_rarely_and_at_once_again_after_all_was_w
     assert log.asked[-1] == ("gw", {"epoch": 7, "ranges": [[3, 3]]})
 
 
+async def test_a_clock_that_was_put_back_lets_no_question_wait_for_it(store):
+    log, later = Log(), T0 + 86_400 * SECOND
+    await reads_up_to(store, ENDS)
+    await says(store, last=2, at=later)
+    assert await ask_again(store, log, now=later) == 1
+    await says(store, last=2, at=T0)
+    assert await ask_again(store, log, now=T0) == 1
+
+
 @pytest.mark.parametrize("state", [{"state": "offline"}, {"last": 0}])
 async def test_who_is_away_or_has_sent_nothing_is_not_asked(store, state):
     await reads_up_to(store, ENDS)

@@ -51,6 +51,13 @@ async def test_who_comes_and_who_goes_is_known_at_once(store):
         await share_of(one, 1)
 
 
+async def test_one_that_died_before_the_stores_clock_was_put_back_is_dead(store):
+    async with store.transaction() as transaction:
+        await transaction.execute("INSERT INTO workers VALUES (1, 'dead', now() + interval '1 hour')")
+    async with living(store, number=2) as two:
+        assert await share_of(two, 1) == Share(0, 1)
+
+
 async def test_one_that_beats_no_more_is_dead_and_its_row_of_services_goes(store):
     async with living(store, number=2) as two:
         async with living(store, leaves=False) as one:

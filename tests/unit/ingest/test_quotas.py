@@ -65,3 +65,10 @@ def test_never_more_than_burst_and_rate_whatever_comes_and_whatever_the_clock_do
         else:
             assert at < until
         assert taken <= 5_000 + (max(times) - times[0]) / SECOND * 1_000 + 1
+
+
+def test_a_clock_that_is_put_back_lets_nobody_wait_for_it():
+    quotas = Quotas(Quota(rate=1_000, burst=5_000))
+    assert quotas.take("gw", PACK, T0 + 86_400 * SECOND) is None
+    taken = [quotas.take("gw", PACK, T0 + second * SECOND) is None for second in range(60)]
+    assert sum(taken) >= 55
