@@ -47,13 +47,13 @@ class Archived(NamedTuple):
     def text(self) -> str:
         """What to tell people of it, with what to do."""
         if self.lost:
-            return "the store could not keep all WAL for it: run its `citylab backup --continuous`, which begins anew"
+            return "the store could not keep all WAL for it: run its `citylab backup --continuous`, which begins anew, or --end it"
         late = f"{self.behind:,} bytes of WAL are not in it yet"
         if self.active:
             return late
         return (
-            f"nobody receives, and {late}: run its `citylab backup --continuous`, or let go of it with"
-            f" SELECT pg_drop_replication_slot('{self.slot}')"
+            f"nobody receives, and {late}: run its `citylab backup --continuous`, or --end it (without its folder:"
+            f" SELECT pg_drop_replication_slot('{self.slot}'))"
         )
 
 

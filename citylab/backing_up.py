@@ -127,6 +127,10 @@ def backup(
             "--base", help="With --continuous: begin with a new base backup, and let go of what is older."
         ),
     ] = False,
+    end: Annotated[
+        bool,
+        typer.Option("--end", help="With --continuous: no more; the store keeps nothing for it from now on."),
+    ] = False,
     log: Annotated[bool, typer.Option("--log", help="The embedded event log too.")] = False,
     as_json: AsJson = False,
     data: Data = None,
@@ -142,12 +146,16 @@ def backup(
 
     async def work(settings: Settings) -> None:
         if not continuous:
-            if base:
-                raise ConfigurationError("--base goes with --continuous")
+            if base or end:
+                raise ConfigurationError("--base and --end go with --continuous")
             await _back_up(settings, folder.absolute(), with_log=log, as_json=as_json)
             return
         if log or as_json:
             raise ConfigurationError("--continuous goes with neither --log nor --json")
+        if end:
+            await wiring.end_archive(wiring.store_url(settings), folder.absolute())
+            typer.echo(f"the store keeps nothing for {folder} any more; what is in it can be restored")
+            return
         await archiving.keep(settings, folder.absolute(), new_base=base)
 
     run("backup", work, data=data)

@@ -80,10 +80,14 @@ async def _store(settings: Settings) -> str:
     ):
         ((version, commit, fsync, followers, awaited),) = await transaction.fetch(
             "SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync'),"
-            " (SELECT count(*) FROM pg_stat_replication), current_setting('synchronous_standby_names') <> ''"
+            " (SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'pg_receivewal'), current_setting('synchronous_standby_names') <> ''"
         )
         hypertable = await transaction.fetch("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'")
         ((rows,),) = await transaction.fetch("SELECT coalesce(sum(count), 0)::bigint FROM latest")
+        archived = await archives(transaction)
+    said = "".join(f"; archive {one.name}: {one.text}" for one in archived)
+    if any(one.unwell for one in archived):
+        raise Unwell(said.removeprefix("; "))
     kept = (
         "a power cut loses nothing"
         if (commit, fsync) == ("on", "on")
@@ -96,21 +100,7 @@ async def _store(settings: Settings) -> str:
             if safe
             else "; a fail-over can lose the last commits (no synchronous standby)"
         )
-    return f"PostgreSQL {version}{' with TimescaleDB' if hypertable else ''}, {rows:,} observations; {kept}"
-
-
-async def _archives(settings: Settings) -> str:
-    async with (
-        wiring.store(settings, name="doctor") as store,
-        store.transaction(read_only=True) as transaction,
-    ):
-        found = await archives(transaction)
-    said = "; ".join(f"archive {one.name}: {one.text}" for one in found)
-    if any(one.unwell for one in found):
-        raise Unwell(said)
-    return (
-        said or "none: what is edited over HTTP is as safe as the store's disk (citylab backup --continuous)"
-    )
+    return f"PostgreSQL {version}{' with TimescaleDB' if hypertable else ''}, {rows:,} observations; {kept}{said}"
 
 
 async def _try(check: Callable[[Settings], Awaitable[str]], settings: Settings) -> tuple[bool, str]:
@@ -138,7 +128,6 @@ async def _examine(settings: Settings) -> int:
         ("event log", _log),
         ("store", _store),
         ("retention", _retention),
-        ("archive", _archives),
     ):
         ok, text = await _try(check, settings)
         well &= ok

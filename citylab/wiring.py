@@ -221,6 +221,13 @@ async def keep_archive(
     await keep(address, folder, version=version, new_base=new_base)
 
 
+async def end_archive(url: str, folder: Path) -> None:
+    """Have the store keep nothing for an archive any more. See `adapters.archives`."""
+    from citylab.adapters.archives import end_archive as end  # noqa: PLC0415
+
+    await end(url, folder)
+
+
 def is_archive(folder: Path) -> bool:
     """Whether a folder is an archive of the store, and no backup of its rows. Raises `ConfigurationError`."""
     from citylab.adapters.archives import read_archive  # noqa: PLC0415

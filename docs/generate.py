@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from api.health import Check, Health, _Figures
 from api.sensorthings.errors import status_of
 from citylab import errors
+from citylab.archive_watch import Archived
 from citylab.cli import COMMANDS
 from citylab.errors import CitylabError, ConfigurationError, PositionLost, Rejected, TimedOut, Unavailable
 from citylab.model import Kept, Reason, Topic
@@ -250,7 +251,12 @@ def _metrics() -> Iterator[str]:
         "",
     )
     families: list[Metric] = _Figures(
-        Health([Check("store", ok=True, detail="")], over_quota={"a": 0}, kept={Topic.PACKS: Kept(0, 0)}),
+        Health(
+            [Check("store", ok=True, detail="")],
+            over_quota={"a": 0},
+            kept={Topic.PACKS: Kept(0, 0)},
+            archived=[Archived("a", active=True, lost=False, behind=0, silent=0.0)],
+        ),
         [("a", 0, 0, 0, 0, 0, 0, 0)],
         [("a", 0)],
     ).collect()

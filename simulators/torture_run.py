@@ -273,8 +273,7 @@ class _Run:
         """Let data flow for as long as it is to, and for kill points that are still to be hit."""
         end = self.scripts[0].begin / SECOND + self.options.seconds
         await asyncio.sleep(max(end - time.time(), 0))
-        with suppress(TimeoutError):
-            await self._until(self._all_hit, "every kill point is hit")
+        await self._until(self._all_hit, "every kill point is hit")
         self.enough.touch()
 
     async def _all_hit(self) -> bool:

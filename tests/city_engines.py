@@ -273,6 +273,16 @@ class Timescale(_OwnEngine):
             data.rename(home / "data" / "postgres" / "cluster")
         super().__init__(home, "postgres", timescale_root())
 
+    def start(self) -> None:
+        """Children of one that was killed have its memory for a moment longer, and it refuses to start meanwhile."""
+        deadline = time.monotonic() + ANSWERS_WITHIN
+        while True:
+            try:
+                return super().start()
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+
     @property
     def cluster(self) -> Path:
         return self.home / "data" / "postgres" / "cluster"

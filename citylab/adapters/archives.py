@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import psycopg
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 
 from citylab.adapters.child import last_lines, start_child, stop, wait
-from citylab.adapters.postgres import Connection, translated
+from citylab.adapters.postgres import Connection, primary, translated
 from citylab.adapters.postgres_programs import program, reaching
 from citylab.archive_watch import SLOTS
 from citylab.errors import CitylabError, ConfigurationError, Unavailable
@@ -121,6 +121,22 @@ async def keep_archive(address: Callable[[], str], folder: Path, *, version: str
         await keeper.run()
 
 
+async def end_archive(url: str, folder: Path) -> None:
+    """Have the store keep nothing for an archive any more; what is in the folder stays. Raises as `keep_archive` does."""
+    archive = read_archive(folder)
+    if archive is None:
+        raise ConfigurationError(f"{folder} is no archive")
+    with _alone(folder), translated():
+        async with await psycopg.AsyncConnection.connect(
+            primary(url), autocommit=True, connect_timeout=5
+        ) as connection:
+            await _fetch(
+                connection,
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                archive.slot,
+            )
+
+
 class _Keeper:
     def __init__(self, address: Callable[[], str], folder: Path, version: str, *, new_base: bool) -> None:
         self._address, self._folder, self._version = address, folder, version
@@ -145,6 +161,9 @@ class _Keeper:
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, _PAUSES[1])
 
+    def _ended(self) -> _Stopped:
+        return _Stopped(f"it ended: {last_lines(self._log_file, 1)}")
+
     def _say(self, error: CitylabError) -> None:
         if self._said != str(error):
             log.warning("nothing is archived; trying again", why=str(error))
@@ -152,7 +171,7 @@ class _Keeper:
 
     async def _receive(self) -> None:
         """Receive WAL until it ends, which raises; take a base backup first where there is none."""
-        url = self._address()
+        url = primary(self._address())
         receiver: subprocess.Popen[bytes] | None = None
         try:
             with translated():
@@ -168,7 +187,7 @@ class _Keeper:
             log.info("archiving", folder=str(self._folder), since=archive.since)
             self._worked, self._said, self._pause = True, "", _PAUSES[0]
             await wait(receiver)
-            raise _Stopped(last_lines(self._log_file, 1))
+            raise self._ended()
         finally:
             if receiver:
                 await stop(receiver)
@@ -177,12 +196,12 @@ class _Keeper:
         self, name: str, archive: Archive, url: str, folder: Path, *options: str
     ) -> subprocess.Popen[bytes]:
         where, environment = reaching(url)
-        command: list[str | Path] = [
-            program(name, archive.major),
+        command = [
+            str(program(name, archive.major)),
             "-d",
             where,
             "-D",
-            folder,
+            str(folder),
             "--no-password",
             *options,
         ]
@@ -231,7 +250,7 @@ class _Keeper:
         )
         while not await _fetch(connection, is_there, archive.slot, upto):
             if await wait(receiver, within=0.05) is not None:
-                raise _Stopped(last_lines(self._log_file, 1))
+                raise self._ended()
 
     async def _take_base(
         self, connection: Connection, archive: Archive, url: str, receiver: "subprocess.Popen[bytes]"
@@ -240,18 +259,11 @@ class _Keeper:
         log.info("taking a base backup", folder=str(self._folder))
         base, partial = self._folder / BASE, self._folder / f"{BASE}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        taker = self._start(
-            "pg_basebackup",
-            archive,
-            url,
-            partial,
-            "--wal-method=none",
-            "--checkpoint=fast",
-            "--manifest-checksums=SHA256",
-        )
+        taker = self._start("pg_basebackup", archive, url, partial,
+            "--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256")  # fmt: skip
         try:
             if await wait(taker) != 0:
-                raise _Stopped(last_lines(self._log_file, 1))
+                raise self._ended()
         finally:
             await stop(taker)
         timeline, begin, end = wal_range(partial)
@@ -283,11 +295,11 @@ def _refuse(server: _Server) -> None:
 
 def _keep_password(folder: Path, server: _Server, url: str) -> None:
     """Of an embedded store, whose password lies beside its data, and is in the data only as what proves it."""
-    password = unquote(urlsplit(url).password or "")
+    password = conninfo_to_dict(url).get("password")
     kept = Path(server.data).with_name(PASSWORD) if server.data else None
     if kept and kept.exists() and kept.read_text().strip() == password:
         (folder / PASSWORD).touch(0o600)
-        (folder / PASSWORD).write_text(password)
+        (folder / PASSWORD).write_text(str(password))
 
 
 def _write(folder: Path, archive: Archive) -> None:
@@ -302,9 +314,10 @@ def _set_aside(folder: Path, archive: Archive) -> Path | None:
         shutil.rmtree(folder / WAL, ignore_errors=True)
         return None
     number = 1
-    while (earlier := folder / f"before-{number}").exists():
+    while (earlier := folder / f"before-{number}" / ARCHIVE).exists():
         number += 1
-    earlier.mkdir()
+    earlier = earlier.parent
+    earlier.mkdir(exist_ok=True)  # where this was killed before it was done
     for part in _PARTS[::-1]:  # archive.json last: it is what makes it one
         if (folder / part).exists():
             (folder / part).rename(earlier / part)

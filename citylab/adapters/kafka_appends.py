@@ -1,7 +1,8 @@
 """Appending to Kafka: one idempotent producer, batches filled in the order of the calls, a bounded wait.
 
-aiokafka's idempotent producer never gives up on a batch. Here a producer that delivers nothing for a while is
-abandoned together with what waits for it, and the next append starts a new one.
+aiokafka's idempotent producer never gives up on a batch, and one that was stopped never ends a wait for its metadata. Here
+each partition is waited for by itself: a producer that delivers nothing into one for a while is abandoned together with
+what waits for it, and the next append starts a new one.
 """
 
 import asyncio
@@ -22,13 +23,15 @@ TIME_HEADER = "time-us"  # Kafka's own timestamps are milliseconds
 
 @dataclass(eq=False)
 class _Append:
-    """One call of `append`: how many of its events are not delivered yet."""
+    """One call of `append`: how many of its events are not delivered yet, by partition."""
 
-    left: int
+    left: dict[TopicPartition, int]
     done: asyncio.Future[None]
 
-    def delivered(self, count: int) -> None:
-        self.left -= count
+    def delivered(self, place: TopicPartition) -> None:
+        self.left[place] -= 1
+        if not self.left[place]:
+            del self.left[place]
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
@@ -40,10 +43,11 @@ class _Append:
 
 @dataclass(eq=False)
 class _Lane:
-    """What waits for one partition, and the task that fills batches from it."""
+    """What waits for one partition, the task that fills batches from it, and when something was last delivered into it."""
 
     waiting: deque[tuple[NewEvent, _Append]] = field(default_factory=deque)
     filling: asyncio.Task[None] | None = None
+    delivered: float = 0.0
 
 
 class Appends:
@@ -55,13 +59,12 @@ class Appends:
         self._lanes: dict[TopicPartition, _Lane] = {}
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self._last_delivery = 0.0
         self._ending: set[asyncio.Task[None]] = set()
 
     async def append(self, events: Mapping[TopicPartition, list[NewEvent]]) -> None:
         """Return when all events are delivered. Raises KafkaError, TimeoutError and OSError."""
         loop = asyncio.get_running_loop()
-        append = _Append(sum(map(len, events.values())), loop.create_future())
+        append = _Append({place: len(those) for place, those in events.items()}, loop.create_future())
         for (
             place,
             those,
@@ -73,7 +76,8 @@ class Appends:
         began = loop.time()
         while not append.done.done():
             await asyncio.wait([append.done], timeout=self._patience)
-            if loop.time() - max(began, self._last_delivery) >= self._patience:
+            since = min((self._lanes[place].delivered for place in append.left), default=began)
+            if loop.time() - max(began, since) >= self._patience:
                 self._give_up(
                     self._producer, TimeoutError(f"nothing was delivered within {self._patience:g} s")
                 )
@@ -103,8 +107,9 @@ class Appends:
                     producer = await self._connected()
                     builder = producer.create_batch()
                     taken = _fill(builder, lane)
-                    delivery = await producer.send_batch(builder, place.topic, partition=place.partition)
-                    delivery.add_done_callback(partial(self._settle, producer, taken))
+                    async with asyncio.timeout(self._patience):
+                        delivery = await producer.send_batch(builder, place.topic, partition=place.partition)
+                    delivery.add_done_callback(partial(self._settle, producer, place, taken))
                 except (KafkaError, OSError) as error:
                     for append in taken:
                         append.failed(error)
@@ -113,7 +118,11 @@ class Appends:
             lane.filling = None
 
     def _settle(
-        self, producer: AIOKafkaProducer, appends: list[_Append], delivery: asyncio.Future[object]
+        self,
+        producer: AIOKafkaProducer,
+        place: TopicPartition,
+        appends: list[_Append],
+        delivery: asyncio.Future[object],
     ) -> None:
         problem = KafkaConnectionError("closed") if delivery.cancelled() else delivery.exception()
         if problem:
@@ -121,9 +130,9 @@ class Appends:
                 append.failed(problem)
             self._give_up(producer, problem)
             return
-        self._last_delivery = asyncio.get_running_loop().time()
+        self._lanes[place].delivered = asyncio.get_running_loop().time()
         for append in appends:
-            append.delivered(1)
+            append.delivered(place)
 
     def _give_up(self, producer: AIOKafkaProducer | None, why: BaseException) -> None:
         """Fail all that waits, and leave the producer; once for each producer."""

@@ -88,10 +88,11 @@ async def recover_embedded(
     What was there stays until the recovery is done. Raises `ConfigurationError` where it cannot be.
     """
     ours = (major_of(package() / "pginstall" / "bin" / "postgres"), platform.machine())
-    if ours != (reach.major, reach.machine) or not (folder / PASSWORD).exists():
+    embedded = (folder / PASSWORD).exists()
+    if ours != (reach.major, reach.machine) or not embedded:
         raise ConfigurationError(
-            f"{folder} is of a PostgreSQL {reach.major} on {reach.machine}, and the embedded store {ours[0]} on {ours[1]}: say"
-            " --into DIRECTORY for a server of that kind, from which `citylab backup` takes the rows"
+            f"{folder} is of a PostgreSQL {reach.major} on {reach.machine}{'' if embedded else ' of yours'}, and the embedded store"
+            f" is {ours[0]} on {ours[1]}: say --into DIRECTORY for a server of that kind, from which `citylab backup` takes the rows"
         )
     if store.exists():
         await EmbeddedPostgres(store).wait_for_the_last_one()

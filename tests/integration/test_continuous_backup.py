@@ -383,8 +383,29 @@ def test_what_cannot_work_is_refused_with_what_to_do(own, archive):
     assert "is of a PostgreSQL 99" in run("restore", archive, env=nowhere).stderr
 
 
-def test_an_archive_that_nobody_runs_is_told(own, archive):
+def test_an_archive_that_nobody_runs_is_told_and_cannot_fill_the_disk(own, archive):
     with own.archiving(archive) as archiver:
         archiver.until_it_says('"archiving"')
-    told = own.citylab("doctor")
-    assert "nobody receives" in told.stdout
+        assert "bytes of WAL are not in it yet" in own.citylab("doctor").stdout
+    assert "nobody receives" in own.citylab("doctor").stdout
+
+    own.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
+    own.execute("SELECT pg_reload_conf()")
+    for number in range(4):
+        own.add(f"more {number}")
+        own.execute("SELECT pg_switch_wal()")
+    own.execute("CHECKPOINT")
+    own.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+    own.execute("SELECT pg_reload_conf()")
+
+    assert "FAIL store: archive" in (said := own.citylab("doctor").stdout), said
+    assert "could not keep all WAL" in said
+    with own.archiving(archive) as archiver:
+        archiver.until_it_says("beginning a new one")
+        archiver.until_it_says('"archiving"')
+        refused = own.citylab("backup", "--continuous", "--end", archive)
+        assert (refused.returncode, "another process" in refused.stderr) == (2, True), refused.stderr
+    assert "more 3" in own.names(own.restored(archive))
+    ended = own.citylab("backup", "--continuous", "--end", archive)
+    assert ended.returncode == 0, ended.stderr
+    assert "archive" not in own.citylab("doctor").stdout.partition("store:")[2].splitlines()[0]

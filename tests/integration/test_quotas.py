@@ -16,7 +16,7 @@ SHARE = 1_000  # times which the noisy one sends
 ROUNDS = 5
 RATE, SECONDS = 20_000, 1.0  # bytes/s
 WAITS_AT_MOST = 2.0  # s, what the others' readings take on their way
-MEMORY = 400  # MiB, what a service or the broker takes at most
+MEMORY = 200  # MiB, what a service or the broker takes at most
 
 
 @pytest.fixture(params=KINDS)

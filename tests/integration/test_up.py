@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -175,6 +176,29 @@ def test_whatever_is_killed_under_it_is_started_again(folder):
         up.until(lambda: not alive(family), "all of them are gone")
         up.until(lambda: up.count() > before, "readings flow again")
         up.until(up.is_well, "all is well")
+
+
+def test_a_store_that_is_lost_comes_back_from_the_archive_that_the_city_keeps(folder):
+    archive = folder / "archive"
+    with Up(folder, "--no-simulate", CITYLAB_ARCHIVE=archive) as up:
+        up.until(
+            lambda: any(
+                c["name"].startswith("archive") for c in up.http.get("/health/ready").json()["checks"]
+            ),
+            "it is archived",
+        )
+        up.until((archive / "base").exists, "there is a base backup")
+        last = up.http.post("/v1.1/Things", json={"name": "bench", "description": "oak"})
+        assert last.status_code == 201, last.text
+    shutil.rmtree(folder / "store")
+
+    restored = run("restore", archive, env=up.env)
+
+    assert restored.returncode == 0, restored.stderr
+    with Up(folder, "--no-simulate", CITYLAB_ARCHIVE=archive) as up:
+        up.until(up.is_well, "all is well")
+        assert [one["name"] for one in up.http.get("/v1.1/Things").json()["value"]] == ["bench"]
+        up.until((archive / "before-1" / "archive.json").exists, "a new archive is begun beside the old one")
 
 
 def test_a_port_that_is_taken_gets_a_sentence(folder):
