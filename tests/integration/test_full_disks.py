@@ -96,7 +96,7 @@ def kafka() -> Iterator[Small]:
         disk = stack.enter_context(small_disk(folder / "kafka", 200 * MIB))
         log = Kafka(disk.folder)
         stack.callback(log.close)
-        databases = Databases(url_of("STORE"))
+        databases = Databases(url_of("STORE"), copies=False)
         stack.callback(databases.close)
         city = running_city("real", folder, log.url, databases.make())
         port = urlsplit(log.url).port or 0
