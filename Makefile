@@ -53,11 +53,11 @@ demo: setup
 endif
 
 .PHONY: test
-test: setup browser  ## set up what tests need, and run all of them
+test: setup browser  ## set up what tests need, and run all of them, in three processes since most wait
 	@$(PYTHON) deploy/engines.py install && $(PYTHON) deploy/engines.py start || \
 	  { [ "$$CITYLAB_REQUIRE_ENGINES" = 1 ] && exit 1 || \
 	    printf '\n*** The real engines cannot be installed here: their tests are SKIPPED. ***\n\n'; }
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: unit
 unit: setup  ## run the tests that need no engine

@@ -331,7 +331,9 @@ async def test_what_a_bridge_says_is_a_services_state(store):
     await status(store, log.batch(("", {"packs": 1}), topic=topic))
     await status(store, log.batch(("", {"packs": 2}), topic=topic))
 
-    assert await fetch(store, "SELECT name, state FROM services") == [("ingest north", {"packs": 2})]
+    ((name, state),) = await fetch(store, "SELECT name, state FROM services")
+    assert (name, state["packs"]) == ("ingest north", 2)
+    assert isinstance(state["clock"], int)  # of the bridge
     assert await fetch(store, "SELECT count(*) FROM gateways") == [(0,)]
 
 
