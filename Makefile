@@ -57,7 +57,7 @@ test: setup browser  ## set up what tests need, and run all of them, in three pr
 	@$(PYTHON) deploy/engines.py install && $(PYTHON) deploy/engines.py start || \
 	  { [ "$$CITYLAB_REQUIRE_ENGINES" = 1 ] && exit 1 || \
 	    printf '\n*** The real engines cannot be installed here: their tests are SKIPPED. ***\n\n'; }
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: unit
 unit: setup  ## run the tests that need no engine

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from psycopg import sql
 
 from citylab.adapters.embedded_postgres import EmbeddedPostgres
 from citylab.adapters.migrations import migrate
+
+PATIENCE = 20.0  # s
 
 
 @contextmanager
@@ -76,7 +79,15 @@ class Databases:
         return f"{self.server.rpartition('/')[0]}/{name}"
 
     def _drop(self, name: str) -> None:
-        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._run(drop)
+            except psycopg.errors.InsufficientPrivilege:  # a worker of TimescaleDB is there, and soon gone
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.server, autocommit=True) as connection:

@@ -35,9 +35,15 @@ def put(request) -> Iterator[tuple[City, Callable[[int], None]]]:
             log_url=stack.enter_context(city_engines.event_log(kind, folder)),
             store_url=databases.make(),
             http_port=city_engines.free_port(),
+            embedded_broker=kind == "embedded",
         )
         city, file = City(folder, settings, broker), folder / "ahead"
-        put: Callable[[int], None] = lambda seconds: file.write_text(str(seconds)) and None  # noqa: E731
+
+        def put(seconds: int) -> None:
+            new = folder / "ahead.new"
+            new.write_text(str(seconds))
+            new.replace(file)  # nobody reads half of it
+
         put(0)
         for name, service in city.services.items():
             service.command = [sys.executable, str(SCRIPT), str(file), name]

@@ -68,6 +68,7 @@ def fragile(request, engine) -> Iterator[Fragile]:
             log_url=log_url,
             store_url=parts["store"].url,
             http_port=city_engines.free_port(),
+            embedded_broker=kind == "embedded",
         )
         yield Fragile(City(folder, settings, broker), parts[engine])
 

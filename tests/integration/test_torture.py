@@ -22,14 +22,14 @@ from simulators.torture_plan import BROKEN_AT, KILL_POINTS
 SECONDS = 20
 
 
-def tortured(kind: str, *options: object) -> tuple[int, dict[str, Any], str]:
+def tortured(kind: str, *options: object, seconds: int = SECONDS) -> tuple[int, dict[str, Any], str]:
     """Exit code, what was found, and what was said meanwhile."""
     urls = (
         {f"CITYLAB_{name}_URL": url_of(name) for name in ("BROKER", "LOG", "STORE")} if kind == "real" else {}
     )
     seed = int(os.environ.get("CITYLAB_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
     sys.stdout.write(f"seed {seed}\n")
-    arguments = ("torture", "--json", "--seed", seed, "--seconds", SECONDS, *options)
+    arguments = ("torture", "--json", "--seed", seed, "--seconds", seconds, *options)
     done = run(*arguments, env=clean_environment(**urls), within=200)
     assert done.stdout, done.stderr
     (found,) = msgspec.json.decode(done.stdout)["runs"]
@@ -58,7 +58,7 @@ def test_nothing_is_lost_doubled_or_altered(kind):
 
 @pytest.mark.parametrize("broken", BROKEN_AT)
 def test_a_build_that_breaks_the_promise_is_caught(broken):
-    code, found, story = tortured("embedded", "--broken", broken)
+    code, found, story = tortured("embedded", "--broken", broken, seconds=10)
 
     assert code == 1, story
     assert found["kill_points"][BROKEN_AT[broken][1]] > 0, story
