@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from browser.small_city import SmallCity
 from city import City, running_city
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from stores import Databases, reachable_folder
 
 from dashboards.build import build
@@ -26,6 +26,8 @@ _WEBGL = (
     "--enable-unsafe-swiftshader",
 )
 _NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
+
+expect.set_options(timeout=15_000)  # ms; a machine that runs all tests is slow
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
