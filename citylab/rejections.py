@@ -105,7 +105,7 @@ async def find(
 ) -> list[Rejection]:
     """The newest rejections of a selection whose id is below `before`, so many at most."""
     rows = await transaction.fetch(
-        f"SELECT {_COLUMNS} FROM rejections r WHERE {selection.condition()}"  # noqa: S608 -- constants of ours
+        f"SELECT {_COLUMNS} FROM rejections r WHERE {selection.condition()}"
         " AND (%(before)s::bigint IS NULL OR r.id < %(before)s) ORDER BY r.id DESC LIMIT %(most)s",
         {**selection.parameters(), "before": before, "most": most, "topics": _TOPICS},
     )
@@ -143,7 +143,7 @@ async def request_replay(transaction: Transaction, selection: Selection) -> int:
     """
     ((replay,),) = await transaction.fetch("INSERT INTO replays (asked) VALUES (0) RETURNING id")
     asked = await transaction.execute(
-        f"UPDATE rejections r SET replay = %(replay)s WHERE r.replay IS NULL AND {_REPLAYABLE} AND {selection.condition()}",  # noqa: S608
+        f"UPDATE rejections r SET replay = %(replay)s WHERE r.replay IS NULL AND {_REPLAYABLE} AND {selection.condition()}",
         {**selection.parameters(), "replay": replay, "topics": _TOPICS},
     )
     if not asked:
@@ -160,7 +160,7 @@ async def request_replay(transaction: Transaction, selection: Selection) -> int:
 async def replay_of(transaction: Transaction, replay: int) -> Replay | None:
     """What became of a request so far; None when there is none with this id."""
     rows = await transaction.fetch(
-        f"SELECT p.id, {_INSTANT.format('p.requested_at')}, p.asked, (SELECT count(*) FROM rejections r WHERE r.replay = p.id),"  # noqa: S608
+        f"SELECT p.id, {_INSTANT.format('p.requested_at')}, p.asked, (SELECT count(*) FROM rejections r WHERE r.replay = p.id),"
         " p.stored, p.duplicates, p.rejected FROM replays p WHERE p.id = %s",
         (replay,),
     )

@@ -50,7 +50,7 @@ class Service:
 
     def start(self) -> None:
         """Start it, its log beginning anew when it has grown large."""
-        from citylab.adapters.child import start_child  # noqa: PLC0415
+        from citylab.adapters.child import start_child
 
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
@@ -59,14 +59,14 @@ class Service:
 
     async def stop(self, within: float) -> None:
         """Ask it to stop, if it was started; kill it after `within` seconds."""
-        from citylab.adapters.child import stop  # noqa: PLC0415
+        from citylab.adapters.child import stop
 
         if self.child:
             await stop(self.child, signal.SIGTERM, within)
 
     async def keep_running(self) -> None:
         """Start it, and start it again whenever it ends. One that is told to stop by its settings stays stopped."""
-        from citylab.adapters.child import last_lines, wait  # noqa: PLC0415
+        from citylab.adapters.child import last_lines, wait
 
         pause = 0.2
         while True:
@@ -97,7 +97,7 @@ class Engine(Protocol):
 
 async def keep_engine_running(name: str, engine: Engine) -> None:
     """Start an embedded engine again whenever it ends, with a growing pause; services wait for it meanwhile."""
-    from citylab.adapters.child import wait  # noqa: PLC0415
+    from citylab.adapters.child import wait
 
     pause = 0.2
     while True:
@@ -206,7 +206,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
     settings = city.settings
 
     async def broker() -> str:
-        from citylab.adapters.rumqttd import EmbeddedBroker  # noqa: PLC0415
+        from citylab.adapters.rumqttd import EmbeddedBroker
 
         server = await stack.enter_async_context(
             EmbeddedBroker(settings.data / "broker", port=settings.mqtt_port)
@@ -215,7 +215,7 @@ async def _start_engines(city: City, stack: AsyncExitStack) -> Settings:
         return server.url
 
     async def store() -> str:
-        from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+        from citylab.adapters.embedded_postgres import EmbeddedPostgres
 
         server = EmbeddedPostgres(wiring.store_folder(settings))
         await stack.enter_async_context(server)

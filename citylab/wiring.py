@@ -72,7 +72,7 @@ def broker_connection(
             f"no city is running in {settings.data}, so its embedded broker is not either: start it with `citylab up`,"
             " name another folder with --data, or set CITYLAB_BROKER_URL"
         )
-    from citylab.adapters.mqtt import MqttConnection  # noqa: PLC0415
+    from citylab.adapters.mqtt import MqttConnection
 
     return MqttConnection(
         settings.broker_url,
@@ -89,18 +89,18 @@ def event_log(settings: Settings, *, only_looks: bool = False) -> EventLog:
 
     only_looks: for who has perhaps other settings than the services: the retention is not applied when it is opened.
     """
-    from citylab.adapters.log_topics import retention  # noqa: PLC0415
+    from citylab.adapters.log_topics import retention
 
     scheme = settings.log_url.partition(":")[0]
     keep = retention(round(settings.retention_days * DAY), settings.retention_bytes)
     if scheme == "sqlite":
-        from citylab.adapters.sqlite_log import SqliteLog  # noqa: PLC0415
+        from citylab.adapters.sqlite_log import SqliteLog
 
         return SqliteLog(
             log_folder(settings), partitions=settings.partitions, retention=keep, only_looks=only_looks
         )
     if scheme == "kafka":
-        from citylab.adapters.kafka_log import KafkaLog  # noqa: PLC0415
+        from citylab.adapters.kafka_log import KafkaLog
 
         return KafkaLog(
             settings.log_url, partitions=settings.partitions, retention=keep, only_looks=only_looks
@@ -118,7 +118,7 @@ def folders(settings: Settings) -> list[Path]:
 
 async def delete_topics(settings: Settings) -> None:
     """Delete the topics of a log on Kafka, of a city that was made for a while (`citylab bench`). Raises `Unavailable`."""
-    from citylab.adapters.kafka_log import delete_topics as delete  # noqa: PLC0415
+    from citylab.adapters.kafka_log import delete_topics as delete
 
     await delete(settings.log_url)
 
@@ -130,7 +130,7 @@ def store(
 
     In seconds, statement_timeout: 0 for none; patience: that an answer may take until the line counts as dead.
     """
-    from citylab.adapters.store import PostgresStore  # noqa: PLC0415
+    from citylab.adapters.store import PostgresStore
 
     return PostgresStore(
         store_url(settings), name=f"citylab-{name}", statement_timeout=statement_timeout, patience=patience
@@ -154,14 +154,14 @@ def store_url(settings: Settings) -> str:
 
 def entity_writes() -> EntityWrites:
     """What writes entities into the store."""
-    from citylab.adapters import entity_writes as writes  # noqa: PLC0415
+    from citylab.adapters import entity_writes as writes
 
     return writes
 
 
 async def migrate(settings: Settings) -> "Sequence[str]":
     """Bring the store's schema up to date; return what was applied. Raises `Unavailable`, `ConfigurationError`."""
-    from citylab.adapters.migrations import migrate as apply  # noqa: PLC0415
+    from citylab.adapters.migrations import migrate as apply
 
     return await apply(store_url(settings), grafana_password=grafana_password(settings))
 
@@ -175,7 +175,7 @@ async def store_server(settings: Settings, *, may_be_new: bool) -> AsyncIterator
     if not settings.store_url.startswith("embedded:"):
         yield store_url(settings)
         return
-    from citylab.adapters.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+    from citylab.adapters.embedded_postgres import EmbeddedPostgres
 
     folder = store_folder(settings)
     if not may_be_new and not folder.exists():
@@ -192,21 +192,21 @@ def store_folder(settings: Settings) -> Path:
 
 async def back_up(url: str, folder: Path, *, version: str, told: "Told") -> "Manifest":
     """Write the store into a folder that is there. See `adapters.backups`."""
-    from citylab.adapters.backups import back_up as write  # noqa: PLC0415
+    from citylab.adapters.backups import back_up as write
 
     return await write(url, folder, version=version, told=told)
 
 
 def check_backup(folder: Path, *, told: "Told") -> "Manifest":
     """Compare a backup with its manifest. See `adapters.backups`."""
-    from citylab.adapters.backups import check  # noqa: PLC0415
+    from citylab.adapters.backups import check
 
     return check(folder, told=told)
 
 
 async def restore(settings: Settings, url: str, folder: Path, *, force: bool, told: "Told") -> "Manifest":
     """Put a backup that was checked into the store. See `adapters.backups`."""
-    from citylab.adapters.backups import restore as read  # noqa: PLC0415
+    from citylab.adapters.backups import restore as read
 
     password = grafana_password(settings)
     return await read(url, folder, force=force, grafana_password=password, told=told)
@@ -216,35 +216,35 @@ async def keep_archive(
     address: "Callable[[], str]", folder: Path, *, version: str, new_base: bool
 ) -> "NoReturn":
     """Archive the store until cancelled. See `adapters.archives`."""
-    from citylab.adapters.archives import keep_archive as keep  # noqa: PLC0415
+    from citylab.adapters.archives import keep_archive as keep
 
     await keep(address, folder, version=version, new_base=new_base)
 
 
 async def end_archive(url: str, folder: Path) -> None:
     """Have the store keep nothing for an archive any more. See `adapters.archives`."""
-    from citylab.adapters.archives import end_archive as end  # noqa: PLC0415
+    from citylab.adapters.archives import end_archive as end
 
     await end(url, folder)
 
 
 def is_archive(folder: Path) -> bool:
     """Whether a folder is an archive of the store, and no backup of its rows. Raises `ConfigurationError`."""
-    from citylab.adapters.archives import read_archive  # noqa: PLC0415
+    from citylab.adapters.archives import read_archive
 
     return read_archive(folder) is not None
 
 
 def check_archive(folder: Path, until: Micros | None) -> "Reach":
     """Hold an archive against itself. See `adapters.recovery`."""
-    from citylab.adapters.recovery import check_archive as check  # noqa: PLC0415
+    from citylab.adapters.recovery import check_archive as check
 
     return check(folder, until)
 
 
 def prepare_archived(folder: Path, data: Path, until: Micros | None) -> None:
     """Make a data directory of an archive that was checked. See `adapters.recovery`."""
-    from citylab.adapters.recovery import prepare  # noqa: PLC0415
+    from citylab.adapters.recovery import prepare
 
     prepare(folder, data, until)
 
@@ -253,7 +253,7 @@ async def recover_embedded(
     settings: Settings, folder: Path, reach: "Reach", until: Micros | None, *, force: bool
 ) -> str:
     """Put an archive that was checked in the place of the embedded store. See `adapters.recovery`."""
-    from citylab.adapters.recovery import recover_embedded as recover  # noqa: PLC0415
+    from citylab.adapters.recovery import recover_embedded as recover
 
     return await recover(folder, store_folder(settings), reach, until, force=force)
 
@@ -268,21 +268,21 @@ def log_folder(settings: Settings) -> Path:
 
 def copy_log(folder: Path, to: Path) -> None:
     """Copy the embedded event log while it is written. See `adapters.sqlite_segments`."""
-    from citylab.adapters.sqlite_segments import copy_log as copy  # noqa: PLC0415
+    from citylab.adapters.sqlite_segments import copy_log as copy
 
     copy(folder, to)
 
 
 async def copy_again(settings: Settings, streams: str) -> float:
     """Seconds that raw binary COPY takes for the rows of streams whose names begin with `streams` (`citylab bench`)."""
-    from citylab.adapters.copying import copy_again as copy  # noqa: PLC0415
+    from citylab.adapters.copying import copy_again as copy
 
     return await copy(store_url(settings), streams)
 
 
 def grafana_password(settings: Settings) -> str:
     """The password of Grafana's role: the setting, else one that is drawn once and kept in the city's folder (0600)."""
-    import secrets  # noqa: PLC0415
+    import secrets
 
     if settings.grafana_db_password:
         return settings.grafana_db_password

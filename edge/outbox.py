@@ -172,7 +172,7 @@ class Outbox:
         marks = ",".join("?" * len(wanted))
 
         def read() -> dict[int, bytes]:
-            return dict(self._db.execute(f"SELECT seq, payload FROM packs WHERE seq IN ({marks})", wanted))  # noqa: S608
+            return dict(self._db.execute(f"SELECT seq, payload FROM packs WHERE seq IN ({marks})", wanted))
 
         return await self._in_thread(read)
 
@@ -236,7 +236,7 @@ class Outbox:
         db.execute("UPDATE outbox SET unclean_stops = unclean_stops + running, running = 1")
         columns = "epoch, born, last, position, unclean_stops"
         self.epoch, self.born, self.last, self.position, self.unclean_stops = db.execute(
-            f"SELECT {columns} FROM outbox"  # noqa: S608
+            f"SELECT {columns} FROM outbox"
         ).fetchone()
         self.stored = db.execute("SELECT coalesce(sum(size), 0) FROM numbers").fetchone()[0]
         self.pending, self.gone = Ranges(), Ranges(db.execute("SELECT first, last FROM gone"))
@@ -301,9 +301,9 @@ class Outbox:
         """Which of the numbers are still kept."""
         self._write_acknowledged(acknowledged)
         within = "WHERE seq BETWEEN ? AND ?"
-        db.execute(f"UPDATE numbers SET pending = 1 {within} AND NOT pending", (first, last))  # noqa: S608
+        db.execute(f"UPDATE numbers SET pending = 1 {within} AND NOT pending", (first, last))
         kept = Ranges()
-        for (seq,) in db.execute(f"SELECT seq FROM numbers {within} ORDER BY seq", (first, last)):  # noqa: S608
+        for (seq,) in db.execute(f"SELECT seq FROM numbers {within} ORDER BY seq", (first, last)):
             kept.add(seq)
         gone = Ranges(db.execute("SELECT first, last FROM gone"))
         for hole in kept.holes(first, last):

@@ -118,7 +118,7 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     )
     await _generate(Task(url, name, seed, begin, describe=True))
     await until(store, "SELECT count(*) FROM datastreams", streams, what="streams")
-    kept = f"SELECT coalesce(sum(stored), 0)::bigint FROM ledger WHERE gateway LIKE 'load-{seed}-%'"  # noqa: S608
+    kept = f"SELECT coalesce(sum(stored), 0)::bigint FROM ledger WHERE gateway LIKE 'load-{seed}-%'"
     moves = await value(store, _MOVES)
     watch = Watch(city)
     cpu = watch.seconds()
@@ -135,7 +135,7 @@ async def _pipeline(city: City, store: Store, name: str, observations: int, say:
     spent = {name: after - cpu[name] for name, after in watch.seconds().items()}
     spent["generator"] = await generator
     moves = await value(store, _MOVES) - moves
-    found = await value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # noqa: S608 # fmt: skip
+    found = await value(store, f"SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE 'load-{seed}-%'")  # fmt: skip
     if found != total:
         raise CitylabError(f"{found:,} of {total:,} observations are in the store: something was lost")
     copy_seconds = await wiring.copy_again(city.settings, f"load-{seed}-")
@@ -149,8 +149,8 @@ async def _delays(city: City, log: EventLog, rate: float, seconds: float, say: C
     task = Task(city.settings.broker_url, "deep", seed, 0)
     await _generate(msgspec.structs.replace(task, describe=True))
     async with wiring.store(city.settings, name="bench") as store:
-        await until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # noqa: S608 # fmt: skip
-        mine = np.array(await value(store, f"SELECT array_agg(id) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'"))  # noqa: S608 # fmt: skip
+        await until(store, f"SELECT count(*) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'", 5_000, what="streams")  # fmt: skip
+        mine = np.array(await value(store, f"SELECT array_agg(id) FROM datastreams WHERE stream_name LIKE 'load-{seed}-%'"))  # fmt: skip
     say.print(f"delay: {rate:,.0f} observations a second for {seconds:.0f} s")
     wanted = int(rate * seconds)
     found: list[np.ndarray[Any, np.dtype[np.int64]]] = []

@@ -78,7 +78,7 @@ async def prepared_city(
 async def _database(settings: Settings, name: str, *, keep: bool) -> AsyncIterator[str]:
     """A database of its own on the server that the settings name; dropped at the end unless it is kept."""
     async with wiring.store(settings, name="bench") as store:
-        there = await value(store, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'")  # noqa: S608
+        there = await value(store, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'")
         if not (keep and there):
             await _alone(store, f"CREATE DATABASE {name}")
     try:

@@ -258,7 +258,7 @@ async def measure(settings: Settings, hours: float, rate: float, say: Console) -
         watching.append(tasks.create_task(memory.run()))
         await visible.know(BACK)
         has_all = (
-            f"SELECT count(*) FROM ledger WHERE gateway = '{BACK}' AND received @> int8range(1, {packs + 1})"  # noqa: S608
+            f"SELECT count(*) FROM ledger WHERE gateway = '{BACK}' AND received @> int8range(1, {packs + 1})"
         )
         await until(store, has_all, 1, what="ledgers with all of it", within=WITHIN)
         seconds = time.monotonic() - began
@@ -274,9 +274,9 @@ async def measure(settings: Settings, hours: float, rate: float, say: Console) -
 
 async def _check(store: Store, readings: int, packs: int) -> None:
     """Every observation of the backlog is there, once, and none was rejected. Raises `CitylabError`."""
-    rejected = f"SELECT sum(rejected)::bigint FROM ledger WHERE gateway = '{BACK}'"  # noqa: S608
+    rejected = f"SELECT sum(rejected)::bigint FROM ledger WHERE gateway = '{BACK}'"
     found = (
-        "SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id"  # noqa: S608
+        "SELECT count(*) FROM observations o JOIN datastreams d ON d.id = o.datastream_id"
         f" WHERE d.stream_name LIKE '{BACK}/%'"
     )
     there, refused = await value(store, found), await value(store, rejected)

@@ -48,7 +48,7 @@ class Found:
     async def rows(self) -> Sequence[Row]:
         """Every observation."""
         query = (
-            f"SELECT d.stream_name, {_MICROS.format('o.phenomenon_time')}, o.result_number, o.quality"  # noqa: S608
+            f"SELECT d.stream_name, {_MICROS.format('o.phenomenon_time')}, o.result_number, o.quality"
             " FROM observations o JOIN datastreams d ON d.id = o.datastream_id WHERE d.stream_name LIKE %s"
         )
         return [Row(*row) for row in await self._fetch(query)]
@@ -56,7 +56,7 @@ class Found:
     async def newest(self) -> Sequence[Newest]:
         """Every row of `latest`."""
         query = (
-            f"SELECT d.stream_name, {_MICROS.format('l.phenomenon_time')}, l.result_number, l.count"  # noqa: S608
+            f"SELECT d.stream_name, {_MICROS.format('l.phenomenon_time')}, l.result_number, l.count"
             " FROM latest l JOIN datastreams d ON d.id = l.datastream_id WHERE d.stream_name LIKE %s"
         )
         return [Newest(*row) for row in await self._fetch(query)]
@@ -67,7 +67,7 @@ class Found:
             _MICROS.format(f"a.{name}") for name in ("window_start", "first_time", "last_time")
         )
         query = (
-            f"SELECT d.stream_name, a.width, {start}, a.count, a.good_count, a.mean, a.m2, a.min, a.max,"  # noqa: S608
+            f"SELECT d.stream_name, a.width, {start}, a.count, a.good_count, a.mean, a.m2, a.min, a.max,"
             f" a.first, {first}, a.last, {last}"
             " FROM aggregates a JOIN datastreams d ON d.id = a.datastream_id WHERE d.stream_name LIKE %s"
         )
